@@ -1,0 +1,30 @@
+"""What every test may use: the real data, and a line that says where it is missing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+DATA = Path(
+    os.environ.get("WSISEG_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
+)
+
+
+def pytest_report_header() -> str:
+    state = "found" if DATA.is_dir() else "ABSENT: real-data tests are skipped (set WSISEG_DATA)"
+    return f"wsiseg data: {state}"
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real slides and labelled images."""
+    if not DATA.is_dir():
+        pytest.skip("the shared data folder is absent: set WSISEG_DATA")
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def slides(data: Path) -> Path:
+    return data / "slides"

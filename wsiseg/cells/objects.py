@@ -1,0 +1,207 @@
+"""Objects: instances in any number of dimensions as runs of pixels, without a dense image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.geometry import Box
+from wsiseg.jit import kernel
+
+__all__ = ["ONE", "Objects", "fixed_point", "merge", "objects_in"]
+
+ONE = 1 << 16
+"""Fixed-point 1.0. Sums over pixels are integers, so that the parts of an object add up exactly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """N disjoint sets of pixels of one lattice."""
+
+    runs: NDArray[np.int32]
+    """(R, n + 1): index of the first pixel, and the length along the last axis. Grouped by object,
+    within an object in raster order and never adjacent on a line."""
+    offsets: NDArray[np.int64]
+    """(N + 1,): object i has the runs ``offsets[i]:offsets[i + 1]``, at least one."""
+    sums: NDArray[np.int64]
+    """(N, 1 + K): sums over the pixels of the foreground and the class probabilities, in 1/ONE."""
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return int(self.runs.shape[1] - 1)
+
+    @property
+    def areas(self) -> NDArray[np.int64]:
+        """(N,) pixels of each object."""
+        ends = np.concatenate(([0], np.cumsum(self.runs[:, -1], dtype=np.int64)))
+        return np.asarray(np.diff(ends[self.offsets]))
+
+    @property
+    def anchors(self) -> NDArray[np.int32]:
+        """(N, n) first pixel of each object in raster order: no two objects share one."""
+        return self.runs[self.offsets[:-1], :-1]
+
+    @property
+    def boxes(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """(N, n) starts and stops of the bounding boxes."""
+        if not len(self):
+            empty = np.zeros((0, self.ndim), dtype=np.int32)
+            return empty, empty
+        first, stop = self.runs[:, :-1], self.runs[:, :-1] + 1
+        stop[:, -1] += self.runs[:, -1] - 1
+        cuts = self.offsets[:-1]
+        return np.minimum.reduceat(first, cuts), np.maximum.reduceat(stop, cuts)
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        """(N, 1 + K) mean over the pixels of the foreground and the class probabilities."""
+        return np.asarray(self.sums / (self.areas[:, None] * float(ONE)))
+
+    @property
+    def centroids(self) -> NDArray[np.float64]:
+        """(N, n) centres of mass, corner-based lattice px; sums are exact integers."""
+        length = self.runs[:, -1].astype(np.int64)
+        twice = (2 * self.runs[:, :-1].astype(np.int64) + 1) * length[:, None]
+        twice[:, -1] += length * (length - 1)
+        ends = np.concatenate((np.zeros((1, self.ndim), np.int64), np.cumsum(twice, axis=0)))
+        totals = np.diff(ends[self.offsets], axis=0)
+        return np.asarray(totals / (2.0 * self.areas[:, None]))
+
+    def take(self, which: NDArray[Any]) -> Objects:
+        """The objects at the positions ``which`` (indices or a mask), in that order."""
+        index = np.flatnonzero(which) if which.dtype == bool else np.asarray(which)
+        lengths = np.diff(self.offsets)[index]
+        offsets = np.concatenate(([0], np.cumsum(lengths)))
+        rows = np.repeat(self.offsets[index] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Objects(self.runs[rows], offsets, self.sums[index])
+
+    def paint(self, box: Box) -> NDArray[np.int32]:
+        """Labels ``(*box.shape)`` with object i as i + 1; for tests and small volumes."""
+        image = np.zeros(box.shape, dtype=np.int32)
+        owner = np.repeat(np.arange(1, len(self) + 1), np.diff(self.offsets))
+        for run, label in zip(self.runs.tolist(), owner.tolist(), strict=True):
+            line = Box(tuple(run[:-1]), (*(v + 1 for v in run[:-2]), run[-2] + run[-1]))
+            image[line.intersect(box).slices(box.start)] = label
+        return image
+
+    @classmethod
+    def none(cls, ndim: int, sums: int) -> Objects:
+        """No objects, of ``ndim`` axes and ``sums`` sums."""
+        return cls(
+            np.zeros((0, ndim + 1), np.int32), np.zeros(1, np.int64), np.zeros((0, sums), np.int64)
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Objects]) -> Objects:
+        """The objects of all ``parts`` (at least one), in order."""
+        shifts = np.cumsum([0, *(len(p.runs) for p in parts)])
+        offsets = [p.offsets[1:] + s for p, s in zip(parts, shifts, strict=False)]
+        return cls(
+            np.concatenate([p.runs for p in parts]),
+            np.concatenate([np.zeros(1, np.int64), *offsets]),
+            np.concatenate([p.sums for p in parts]),
+        )
+
+
+def fixed_point(channels: NDArray[np.float16]) -> NDArray[np.int32]:
+    """Probabilities as whole multiples of 1/ONE, rounded half to even; same shape."""
+    return _HALF_TO_FIXED[channels.view(np.uint16)]
+
+
+def objects_in(
+    labels: NDArray[np.int32], channels: NDArray[np.float16], origin: Sequence[int]
+) -> Objects:
+    """Objects of ``labels`` ``(*s)`` (0 outside, 1..N each present), with sums of ``channels``.
+
+    ``channels`` is ``(1 + K, *s)``; ``origin`` is the lattice index of the first pixel.
+    """
+    width = labels.shape[-1]
+    lines = np.ascontiguousarray(labels).reshape(-1, width)
+    values = np.ascontiguousarray(channels).reshape(len(channels), -1).view(np.uint16)
+    count = int(labels.max(initial=0))
+    line, first, length, offsets = _runs(lines, count)
+    leading = np.unravel_index(line, labels.shape[:-1] or (1,))[: labels.ndim - 1]
+    runs = np.stack([*leading, first, length], axis=1).astype(np.int32)
+    runs[:, :-1] += np.asarray(origin, dtype=np.int32)
+    return Objects(runs, offsets, _sums(lines.ravel(), values, _HALF_TO_FIXED, count))
+
+
+def merge(parts: Objects, group: NDArray[np.integer], count: int) -> Objects:
+    """One object for each group 0..count-1 of disjoint ``parts``; ``group`` is (len(parts),)."""
+    of_run = np.repeat(group, np.diff(parts.offsets))
+    order = np.lexsort((*parts.runs[:, -2::-1].T, of_run))
+    runs, of_run = parts.runs[order], of_run[order]
+    same = (of_run[1:] == of_run[:-1]) & (runs[1:, :-2] == runs[:-1, :-2]).all(axis=1)
+    fresh = np.ones(len(runs), dtype=bool)
+    fresh[1:] = ~(same & (runs[1:, -2] == runs[:-1, -2] + runs[:-1, -1]))
+    starts = np.flatnonzero(fresh)
+    joined = runs[starts]
+    joined[:, -1] = np.add.reduceat(runs[:, -1], starts) if len(starts) else 0
+    offsets = np.concatenate(([0], np.cumsum(np.bincount(of_run[starts], minlength=count))))
+    sums = np.zeros((count, parts.sums.shape[1]), np.int64)
+    np.add.at(sums, group, parts.sums)
+    return Objects(joined, offsets.astype(np.int64), sums)
+
+
+def _half_table() -> NDArray[np.int32]:
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64)
+    in_range = np.clip(np.nan_to_num(halves, nan=0.0, posinf=1.0, neginf=0.0), 0.0, 1.0)
+    return np.asarray(np.rint(in_range * ONE), dtype=np.int32)
+
+
+_HALF_TO_FIXED = _half_table()
+
+
+@kernel
+def _runs(
+    lines: NDArray[np.int32], count: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    offsets = np.zeros(count + 1, dtype=np.int64)
+    height, width = lines.shape
+    for y in range(height):
+        before = 0
+        for x in range(width):
+            label = lines[y, x]
+            if label != before and label != 0:
+                offsets[label] += 1
+            before = label
+    for i in range(count):
+        offsets[i + 1] += offsets[i]
+    total = offsets[count]
+    line = np.empty(total, dtype=np.int64)
+    first = np.empty(total, dtype=np.int64)
+    length = np.zeros(total, dtype=np.int64)
+    fill = offsets[:-1].copy()
+    for y in range(height):
+        before = 0
+        for x in range(width):
+            label = lines[y, x]
+            if label != 0:
+                if label != before:
+                    k = fill[label - 1]
+                    fill[label - 1] += 1
+                    line[k] = y
+                    first[k] = x
+                length[fill[label - 1] - 1] += 1
+            before = label
+    return line, first, length, offsets
+
+
+@kernel
+def _sums(
+    labels: NDArray[np.int32], values: NDArray[np.uint16], table: NDArray[np.int32], count: int
+) -> NDArray[np.int64]:
+    sums = np.zeros((count, values.shape[0]), dtype=np.int64)
+    for c in range(values.shape[0]):
+        for p in range(labels.size):
+            if labels[p] != 0:
+                sums[labels[p] - 1, c] += table[values[c, p]]
+    return sums

@@ -1,0 +1,140 @@
+"""Executors: how regions are run. They differ in speed, never in what comes out.
+
+The only file that knows dask.distributed.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
+from typing import Any, Protocol, TypeVar
+
+from wsiseg.errors import RegionError, WsisegError
+
+__all__ = ["Dask", "Executor", "Serial", "Threads"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Executor(Protocol):
+    """Runs one function over many items.
+
+    - Yields (item, result) for each item exactly once, in any order, as they finish.
+    - Holds a bounded number of items in flight.
+    - Raises with the item named: a WsisegError as it is, anything else as RegionError.
+    - Leaves nothing running once the iterator is closed.
+    """
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
+        """(item, function(item)) for each of ``items``."""
+        ...
+
+
+class Serial:
+    """One item after the other, in this thread."""
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
+        """(item, function(item)), in order."""
+        for item in items:
+            yield item, named(function, item)
+
+
+class Threads:
+    """``workers`` threads of this process; kernels, readers and networks let go of the GIL."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
+        """(item, function(item)), as they finish."""
+        queue = iter(items)
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="wsiseg")
+        running: dict[Future[R], T] = {}
+        try:
+            while True:
+                for item in islice(queue, self.workers - len(running)):
+                    running[pool.submit(named, function, item)] = item
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Dask:
+    """Worker processes of a dask.distributed cluster; one function, hence one model, per worker.
+
+    ``scheduler`` is the address of a running cluster (tcp://HOST:PORT); otherwise a LocalCluster
+    of ``workers`` single-threaded processes is started and stopped with the context.
+    """
+
+    AHEAD = 2
+    """Regions in flight per worker: one at work, one waiting."""
+
+    def __init__(self, workers: int = 1, scheduler: str | None = None) -> None:
+        self.workers, self.scheduler = workers, scheduler
+        self._client: Any = None
+        self._cluster: Any = None
+
+    def __enter__(self) -> Dask:
+        from distributed import Client, LocalCluster
+
+        if self.scheduler is None:
+            self._cluster = LocalCluster(
+                n_workers=self.workers,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address=None,
+                memory_limit=0,
+            )
+        self._client = Client(self._cluster if self.scheduler is None else self.scheduler)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+        if self._cluster is not None:
+            self._cluster.close()
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
+        """(item, function(item)), as they finish; a region of a lost worker runs on another."""
+        from distributed import as_completed
+
+        # Loaded by a task, not scattered: what is lost with a worker is made again elsewhere.
+        client = self._client
+        loaded = client.submit(pickle.loads, pickle.dumps(function), pure=False)
+        queue = iter(items)
+        running: dict[Any, T] = {}
+        limit = self.AHEAD * max(1, len(client.scheduler_info()["workers"]))
+
+        def submit(count: int) -> list[Any]:
+            fresh = []
+            for item in islice(queue, count):
+                future = client.submit(named, loaded, item, pure=False)
+                running[future] = item
+                fresh.append(future)
+            return fresh
+
+        try:
+            done = as_completed(submit(limit))
+            for future in done:
+                yield running.pop(future), future.result()
+                for fresh in submit(1):
+                    done.add(fresh)
+        finally:
+            client.cancel([*running, loaded])
+
+
+def named(function: Callable[[T], R], item: T) -> R:
+    """``function(item)``, its unexpected errors turned into RegionError naming ``item``."""
+    try:
+        return function(item)
+    except WsisegError:
+        raise
+    except Exception as error:
+        where = getattr(item, "core", item)
+        raise RegionError(f"region {where} failed: {type(error).__name__}: {error}") from error

@@ -1,0 +1,292 @@
+"""One run per folder: a lock file that tells a living holder from a dead one.
+
+The file holds one JSON record (host, boot, process, token) and is born complete or not at all.
+A holder on this host is judged by its process: one that is gone is succeeded at once. A holder
+elsewhere is judged by its heartbeat alone, the file's mtime, which it renews every 15 s: it counts
+as dead when that is old by the clock of the file system *and* does not move while we watch, so
+that neither clock skew nor a wrong time zone can break a living lock.
+
+To succeed a dead holder of token T a process creates ``lock.T``, which only one can do, sees that
+the lock still says T, and renames its file over it. A claimant that dies on the way is succeeded
+by the same rule. Results are safe even if a holder is misjudged: whoever saves compares its
+token with the lock's (`current_token`), so only one run can publish.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import threading
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from uuid import uuid4
+
+import psutil
+
+from wsiseg.atomic import temporary_name, write_new, writing
+from wsiseg.errors import LockedError
+
+__all__ = ["LOCK", "Heartbeat", "RunLock", "current_token"]
+
+LOCK = "lock"
+"""Name of the lock file; claims on it are called lock.<token>."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """How often a holder shows that it lives, and when others stop believing it."""
+
+    every_s: float = 15.0
+    """Seconds between two signs of life."""
+    stale_s: float = 120.0
+    """A holder on another host that has been silent for longer may be dead."""
+
+    @property
+    def watch_s(self) -> float:
+        """Seconds for which a silent holder is watched before it is succeeded."""
+        return 2.2 * self.every_s
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    host: str
+    pids: str
+    """The namespace in which pid counts: containers of one host may share a name."""
+    boot: str
+    pid: int
+    start: float
+    token: str
+    since: str
+
+    @property
+    def who(self) -> str:
+        """For an error message."""
+        return f"process {self.pid} on {self.host}, since {self.since}"
+
+
+class RunLock:
+    """The lock on one folder, held from creation until `release` or the end of the block.
+
+    Raises LockedError where a living run holds it, OutputError where it cannot be written.
+    """
+
+    def __init__(self, folder: Path, heartbeat: Heartbeat | None = None) -> None:
+        self.path = folder / LOCK
+        self.token = uuid4().hex
+        """Drawn anew for every run; fences off those who hold an older one."""
+        self._heartbeat = heartbeat or Heartbeat()
+        self._record = _own_record(self.token)
+        with writing(self.path):
+            self._acquire()
+            self._file = os.open(self.path, os.O_RDONLY)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="wsiseg-lock", daemon=True)
+        self._thread.start()
+
+    @property
+    def held(self) -> bool:
+        """Whether the lock is still ours: false once released, succeeded or deleted."""
+        return current_token(self.path.parent) == self.token
+
+    def release(self) -> None:
+        """Give the lock back; does nothing if it is no longer ours."""
+        if os.getpid() != self._record.pid or self._stop.is_set():  # a forked child holds nothing
+            return
+        self._stop.set()
+        self._thread.join()
+        os.close(self._file)
+        if self.held:
+            with suppress(OSError):
+                self.path.unlink()
+
+    def __enter__(self) -> RunLock:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def _beat(self) -> None:
+        # on the open file, not on the path: a successor's lock is never kept alive by us
+        while not self._stop.wait(self._heartbeat.every_s):
+            with suppress(OSError):
+                os.utime(self._file)
+
+    def _acquire(self) -> None:
+        for _ in range(100):  # each failed turn means that another process moved the lock
+            if _create(self.path, self._record):
+                return
+            if self._succeed(self.path):
+                return
+        raise LockedError(f"{self.path} keeps changing hands: are several runs being started?")
+
+    def _succeed(self, target: Path) -> bool:
+        """Take ``target`` over from a dead holder; False if it moved meanwhile."""
+        seen = _read(target)
+        if seen is None:
+            return False
+        token, record = seen
+        self._must_be_dead(target, token, record)
+        claim = self.path.with_name(f"{LOCK}.{token}")
+        if not _create(claim, self._record) and not self._succeed(claim):
+            return False
+        if _token(target) != token:  # another claimant was faster, and has finished
+            claim.unlink(missing_ok=True)
+            return False
+        os.replace(claim, target)
+        return True
+
+    def _must_be_dead(self, target: Path, token: str, record: _Record | None) -> None:
+        if record is None or not _is_local(record, self._record):
+            self._must_be_silent(target, token, record)
+        elif _same_boot(record, self._record, target) and _runs(record):
+            raise LockedError(
+                f"{self.path.parent.parent} is in use by {record.who}: wait for it, stop it, or "
+                "choose another --out"
+            )
+
+    def _must_be_silent(self, target: Path, token: str, record: _Record | None) -> None:
+        first = _mtime(target)
+        age = _file_system_time(target.parent) - first
+        deadline = time.monotonic() + self._heartbeat.watch_s
+        while age > self._heartbeat.stale_s and time.monotonic() < deadline:
+            time.sleep(self._heartbeat.every_s / 10)
+            if _token(target) != token:
+                return  # gone or succeeded: the caller finds that out
+            if _mtime(target) != first:
+                age = 0.0
+        if age <= self._heartbeat.stale_s:
+            who = record.who if record else "a run whose record cannot be read"
+            raise LockedError(
+                f"{self.path.parent.parent} is in use by {who} (last sign of life {age:.0f} s ago): "
+                f"wait for it, or, if it is surely dead, for {self._heartbeat.stale_s:.0f} s"
+            )
+
+
+def current_token(folder: Path) -> str | None:
+    """The token of the run that may publish in ``folder``; None if no run is at work there."""
+    return _token(folder / LOCK)
+
+
+def _create(path: Path, record: _Record) -> bool:
+    """Bring ``path`` into being with its whole content; False if it exists."""
+    text = json.dumps(asdict(record)).encode()
+    temporary = path.parent / temporary_name(record.token)
+    write_new(temporary, [text])
+    try:
+        os.link(temporary, path)  # unlike O_EXCL, nobody can see an empty lock
+        return True
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+        return _create_exclusively(path, text)  # exFAT, SMB and some FUSE mounts have no links
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _create_exclusively(path: Path, text: bytes) -> bool:
+    try:
+        write_new(path, [text])
+    except FileExistsError:
+        return False
+    return True
+
+
+def _read(path: Path) -> tuple[str, _Record | None] | None:
+    """Token and record of a lock file, None if there is none; no record if it is damaged."""
+    try:
+        text, inode = path.read_bytes(), path.stat().st_ino
+    except FileNotFoundError:
+        return None
+    try:
+        record = _Record(**json.loads(text))
+        return record.token, record
+    except (ValueError, TypeError):
+        return f"torn-{inode}", None  # power cut: nobody can say whose it was
+
+
+def _token(path: Path) -> str | None:
+    seen = _read(path)
+    return seen[0] if seen else None
+
+
+def _own_record(token: str) -> _Record:
+    pid = os.getpid()
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    start = _start_of(pid) or 0.0
+    return _Record(socket.gethostname(), _pid_namespace(), _boot(), pid, start, token, since)
+
+
+def _is_local(record: _Record, own: _Record) -> bool:
+    return (record.host, record.pids) == (own.host, own.pids)
+
+
+def _same_boot(record: _Record, own: _Record, target: Path) -> bool:
+    """Whether the record may stem from this boot; a namesake elsewhere counts as if it did."""
+    return record.boot == own.boot
+
+
+def _runs(record: _Record) -> bool:
+    start = _start_of(record.pid)
+    return start is not None and start == record.start
+
+
+def _start_of(pid: int) -> float | None:
+    """When a process started, on a clock that is never set; None if it is gone or a zombie."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # field 22 of proc(5), in ticks since boot: psutil's create_time moves when the clock is set
+        return None if state in "ZX" else float(fields[18])
+    except (FileNotFoundError, ProcessLookupError):
+        return _start_without_proc(pid) if not Path("/proc/self/stat").exists() else None
+
+
+def _start_without_proc(pid: int) -> float | None:
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _pid_namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _mtime(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _file_system_time(folder: Path) -> float:
+    """Now, by the clock that stamps the files of ``folder``."""
+    probe = folder / temporary_name()
+    write_new(probe, [])
+    try:
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)

@@ -1,0 +1,137 @@
+"""The sentence: maps -> links -> fragments of each region -> every object once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.cells.objects import Objects, objects_in
+from wsiseg.engine.executor import Executor, Serial
+from wsiseg.engine.infer import PatchMaps, patch_grid
+from wsiseg.engine.stitch import Fragments, stitch
+from wsiseg.errors import ModelError
+from wsiseg.geometry import Space, Tile, TileGrid
+from wsiseg.geometry.links import FOREGROUND, components
+from wsiseg.image.source import Source
+from wsiseg.model.base import LocalModel, Maps, Model, ModelSpec
+
+__all__ = ["RegionWork", "find_objects", "region_grid", "regions_to_do"]
+
+
+def region_grid(space: Space, spec: ModelSpec, region: int) -> TileGrid:
+    """Regions of ``region`` px of the lattice, each read with the reach of the decode."""
+    return TileGrid(space.shape, (region,) * space.ndim, spec.reach)
+
+
+def regions_to_do(
+    grid: TileGrid, space: Space, spec: ModelSpec, active: NDArray[np.bool_]
+) -> list[Tile]:
+    """Regions whose core meets an active patch, in row-major order; the others hold nothing."""
+    core = patch_grid(space, spec).tile
+    return [t for t in grid if active[_patches_under(t, core)].any()]
+
+
+def _patches_under(tile: Tile, core: tuple[int, ...]) -> tuple[slice, ...]:
+    sides = zip(tile.core.start, tile.core.stop, core, strict=True)
+    return tuple(slice(a // c, -(-b // c)) for a, b, c in sides)
+
+
+@dataclass(frozen=True, slots=True)
+class RegionWork:
+    """What one worker does with one region: read, infer, decode, cut into fragments."""
+
+    maps: PatchMaps
+    """Where maps come from."""
+    model: Model
+    """How they are decoded."""
+
+    def __call__(self, tile: Tile) -> Fragments:
+        """Fragments inside the core of ``tile``, in lattice px."""
+        if not isinstance(self.model, LocalModel):
+            raise ModelError(f"model {self.model.spec.name!r} has no links(): it is not local")
+        maps = self.maps.maps(tile)
+        links = self.model.links(maps)
+        if links.shape != tile.read.shape or links.dtype != np.uint8:
+            raise ModelError(
+                f"model {self.model.spec.name!r} must return links as uint8 {tile.read.shape}, "
+                f"got {links.dtype} {links.shape}"
+            )
+        return cut(tile, links, maps, self.maps.space.shape)
+
+
+def cut(tile: Tile, links: NDArray[np.uint8], maps: Maps, shape: tuple[int, ...]) -> Fragments:
+    """The components of ``links`` inside the core, and what leads into and out of it.
+
+    ``links`` and ``maps`` cover ``tile.read``; ``shape`` is that of the lattice.
+    """
+    inside = tile.core.slices(tile.read.start)
+    core = links[inside]
+    labels = components(core)
+    channels = np.concatenate([maps.prob[None], maps.classes])[(slice(None), *inside)]
+    objects = objects_in(labels, channels, tile.core.start)
+    leading, entered = [], []
+    for axis in range(core.ndim):
+        if tile.core.stop[axis] < shape[axis]:
+            leading.append(_leading_out(core, labels, tile, axis))
+        if tile.core.start[axis] > 0:
+            entered.append(_entered(labels, tile, axis))
+    return Fragments(objects, _rows(leading, core.ndim), _rows(entered, core.ndim))
+
+
+def _leading_out(
+    core: NDArray[np.uint8], labels: NDArray[np.int32], tile: Tile, axis: int
+) -> NDArray[np.int32]:
+    """(M, n + 1) pixels of the next tile that a link along ``axis`` leads to, and from where."""
+    face = tuple(slice(-1, None) if a == axis else slice(None) for a in range(core.ndim))
+    bits = FOREGROUND | np.uint8(1 << axis)
+    at = np.argwhere((core[face] & bits) == bits).astype(np.int32)
+    fragment = labels[face][tuple(at.T)] - 1
+    at += np.asarray(tile.core.start, np.int32)
+    at[:, axis] = tile.core.stop[axis]
+    return np.column_stack([at, fragment])
+
+
+def _entered(labels: NDArray[np.int32], tile: Tile, axis: int) -> NDArray[np.int32]:
+    """(M, n + 1) pixels on the low face of ``axis`` and the fragments they belong to."""
+    face = tuple(slice(0, 1) if a == axis else slice(None) for a in range(labels.ndim))
+    at = np.argwhere(labels[face] > 0).astype(np.int32)
+    fragment = labels[face][tuple(at.T)] - 1
+    return np.column_stack([at + np.asarray(tile.core.start, np.int32), fragment])
+
+
+def _rows(parts: list[NDArray[np.int32]], ndim: int) -> NDArray[np.int32]:
+    return np.concatenate([np.zeros((0, ndim + 1), np.int32), *parts]).astype(np.int32)
+
+
+def find_objects(
+    source: Source,
+    model: Model,
+    *,
+    active: NDArray[np.bool_] | None = None,
+    executor: Executor | None = None,
+    region: int = 2048,
+    order: Iterable[int] | None = None,
+) -> Objects:
+    """Every object of ``source`` once, in lattice px, in raster order of the first pixels.
+
+    ``active`` selects patches (all by default), ``region`` is the size of a region in lattice px,
+    ``order`` permutes the regions. The result depends on source, model and ``active`` alone.
+    For work of any length, with resume and files, see ``wsiseg.segment``.
+    """
+    spec = model.spec
+    space = source.at(spec.spacing)
+    if active is None:
+        active = np.ones(patch_grid(space, spec).counts, dtype=bool)
+    grid = region_grid(space, spec, region)
+    tiles = regions_to_do(grid, space, spec, active)
+    if order is not None:
+        tiles = [tiles[i] for i in order]
+    work = RegionWork(PatchMaps(source, model, space, active), model)
+    found = {
+        grid.number(tile.index): fragments
+        for tile, fragments in (executor or Serial()).map(work, tiles)
+    }
+    return stitch(found, space.shape, 1 + len(spec.classes))
