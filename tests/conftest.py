@@ -6,10 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
-DATA = Path(
-    os.environ.get("WSISEG_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
-)
+# compiling a kernel in the first example must not count as a slow one; CI repeats its examples
+settings.register_profile("wsiseg", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("wsiseg")
+
+DATA = Path(os.environ.get("WSISEG_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
 def pytest_report_header() -> str:

@@ -45,8 +45,8 @@ _REMEDY = {
     errno.ENAMETOOLONG: "the path is too long: choose a shorter --out",
     errno.ELOOP: "the path is a loop of symbolic links: choose another --out",
     errno.EIO: "the device failed: check the disk, or choose another --out",
-    errno.ESTALE: "the network mount went away: mount it again",
-    errno.ENOENT: "the folder has vanished: create or mount it again",
+    errno.ESTALE: "the network mount went away: mount it again, or choose another --out",
+    errno.ENOENT: "the folder is gone: create or mount it again, or choose another --out",
 }
 
 
@@ -57,8 +57,8 @@ def output_error(error: OSError, path: str | os.PathLike[str]) -> OutputError:
     reason = os.strerror(code) if code else str(error)
     remedy = _REMEDY.get(code, "check the disk and its permissions, or choose another --out")
     found = OutputError(
-        f"cannot write {os.fspath(path)}: {reason} ({name}); {remedy}. What is done so far is "
-        "kept, and the same command resumes"
+        f"cannot write {os.fspath(path)}: {reason} ({name}); {remedy}. No half-written file "
+        "was left: after that, run the same command again"
     )
     found.errno = error.errno
     return found

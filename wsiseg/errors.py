@@ -16,7 +16,8 @@ Each is also a builtin, so that code which knows nothing of wsiseg can catch it:
     │   ├── KeyMismatchError (ValueError)         it holds another run
     │   ├── LockedError (BlockingIOError)         another run works in it
     │   └── OutputError (OSError)                 it cannot be written (full, read-only, quota)
-    ├── InputFileError (ValueError)             a GeoJSON, label image or option file is not as it should be
+    ├── InputFileError (ValueError)             a GeoJSON or label image is not as it should be
+    ├── SettingsError (ValueError)              a setting or option that cannot be
     └── InterruptedRunError (RuntimeError)      the run was told to stop; the folder can be resumed
 """
 
@@ -34,6 +35,7 @@ __all__ = [
     "OutputError",
     "RegionError",
     "RunFolderError",
+    "SettingsError",
     "SpaceError",
     "UnknownModelError",
     "UnreadableSlideError",
@@ -103,6 +105,10 @@ class OutputError(RunFolderError):
 
 class InputFileError(WsisegError, ValueError):
     """A GeoJSON, label image or settings file is not what was expected."""
+
+
+class SettingsError(WsisegError, ValueError):
+    """A setting is outside what can be done; the message names it and what is possible."""
 
 
 class InterruptedRunError(WsisegError, RuntimeError):

@@ -52,8 +52,9 @@ def cells_of(objects: Objects, recipe: CellRecipe) -> CellBatch:
     means = objects.means
     probabilities = means[:, 1:]
     chosen = probabilities.argmax(axis=1) if recipe.classes else np.full(len(objects), -1)
-    area = objects.areas * (recipe.spacing_um[0] * recipe.spacing_um[1])
-    measurements = {"Area µm^2": _short(area), "Score": _short(means[:, 0])}
+    pixel_um2 = recipe.spacing_um[0] * recipe.spacing_um[1]
+    areas = objects.areas.astype(np.float64) * pixel_um2
+    measurements = {"Area µm^2": _short(areas), "Score": _short(means[:, 0])}
     for k, name in enumerate(recipe.classes):
         measurements[f"Probability: {name}"] = _short(probabilities[:, k])
     return CellBatch(
@@ -85,11 +86,13 @@ def _geometry(objects: Objects, recipe: CellRecipe, scale_xy: tuple[float, float
         return traced.scaled(scale_xy).to_shapely()
     import shapely
 
+    exact = traced.scaled(scale_xy).to_shapely()
     loose = shapely.simplify(traced.to_shapely(), recipe.simplify, preserve_topology=True)
     moved = shapely.transform(loose, lambda xy: np.round(xy * np.asarray(scale_xy), 2))
-    broken = ~shapely.is_valid(moved)
-    moved[broken] = outlines(objects.take(broken)).scaled(scale_xy).to_shapely()
-    return np.asarray(moved)
+    # the simplifier bounds each step, not the whole: where the bound does not hold, stay exact
+    bound = recipe.simplify * min(scale_xy) + 0.01
+    good = shapely.is_valid(moved) & (shapely.hausdorff_distance(exact, moved) <= bound)
+    return np.asarray(np.where(good, moved, exact))
 
 
 def _short(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -123,8 +123,9 @@ def objects_in(
 
     ``channels`` is ``(1 + K, *s)``; ``origin`` is the lattice index of the first pixel.
     """
-    width = labels.shape[-1]
-    lines = np.ascontiguousarray(labels).reshape(-1, width)
+    if not labels.size:
+        return Objects.none(labels.ndim, len(channels))
+    lines = np.ascontiguousarray(labels).reshape(-1, labels.shape[-1])
     values = np.ascontiguousarray(channels).reshape(len(channels), -1).view(np.uint16)
     count = int(labels.max(initial=0))
     line, first, length, offsets = _runs(lines, count)

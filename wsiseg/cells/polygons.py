@@ -67,7 +67,7 @@ def _pair_line(
     """Pair the edge ends on the line between the runs ``above`` and ``below`` (half-open ranges).
 
     Edge 2k is the left and 2k + 1 the right edge of run ``base + k``; end 2e is the top and
-    2e + 1 the bottom of edge e. ``link[end]`` is the end it leads to; straight on is coded -1 - end.
+    2e + 1 the bottom of edge e. ``link[end]`` is the end it leads to; -1 - end if straight on.
     """
     i, i_stop = 2 * (above[0] - base), 2 * (above[1] - base)
     j, j_stop = 2 * (below[0] - base), 2 * (below[1] - base)

@@ -14,6 +14,7 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
+from wsiseg.engine.clock import Clock
 from wsiseg.errors import ModelError
 from wsiseg.geometry import Box, Space, Tile, TileGrid
 from wsiseg.image.source import Source
@@ -52,7 +53,7 @@ class PatchMaps:
         parts = (self._source, self._model, self.space, self._active, self._memo.limit)
         return (PatchMaps, parts)
 
-    def maps(self, tile: Tile) -> Maps:
+    def maps(self, tile: Tile, clock: Clock) -> Maps:
         """Maps ``(·, *tile.read.shape)``; 0 outside the lattice and where no patch is active."""
         out = np.zeros((_depth(self._model.spec), *tile.read.shape), dtype=np.float16)
         missing: list[Tile] = []
@@ -64,21 +65,23 @@ class PatchMaps:
                 missing.append(patch)
             else:
                 _put(out, tile.read, patch.core, known)
-        for patch, stack in self._forward(missing):
+        for patch, stack in self._forward(missing, clock):
             _put(out, tile.read, patch.core, stack)
             if not tile.core.grow(-2 * self.grid.halo).contains(patch.core):
                 self._memo.put(patch.index, stack)
         return _unstack(out, self._model.spec)
 
-    def _forward(self, patches: Sequence[Tile]) -> Iterator[tuple[Tile, Stack]]:
+    def _forward(self, patches: Sequence[Tile], clock: Clock) -> Iterator[tuple[Tile, Stack]]:
         spec = self._model.spec
         for group in _groups(patches, spec.batch):
             pixels = np.zeros(
                 (spec.batch, *spec.patch, self._source.channels), dtype=self._source.dtype
             )
-            for k, patch in enumerate(group):
-                pixels[k] = self._source.read(_full_read(patch, spec), self.space)
-            maps = _stack(self._model(pixels), spec)
+            with clock("read"):
+                for k, patch in enumerate(group):
+                    pixels[k] = self._source.read(_full_read(patch, spec), self.space)
+            with clock("network"):
+                maps = _stack(self._model(pixels), spec)
             for k, patch in enumerate(group):
                 yield patch, _checked(_kept(maps[k], patch, spec), patch, spec)
 

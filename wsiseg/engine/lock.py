@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -24,7 +25,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from uuid import uuid4
 
 import psutil
@@ -36,6 +36,8 @@ __all__ = ["LOCK", "Heartbeat", "RunLock", "current_token"]
 
 LOCK = "lock"
 """Name of the lock file; claims on it are called lock.<token>."""
+
+_TOKEN = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ class RunLock:
         self._record = _own_record(self.token)
         with writing(self.path):
             self._acquire()
+            self._remove_claims()
             self._file = os.open(self.path, os.O_RDONLY)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="wsiseg-lock", daemon=True)
@@ -108,12 +111,7 @@ class RunLock:
     def __enter__(self) -> RunLock:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
     def _beat(self) -> None:
@@ -124,11 +122,15 @@ class RunLock:
 
     def _acquire(self) -> None:
         for _ in range(100):  # each failed turn means that another process moved the lock
-            if _create(self.path, self._record):
-                return
-            if self._succeed(self.path):
+            if _create(self.path, self._record) or self._succeed(self.path):
                 return
         raise LockedError(f"{self.path} keeps changing hands: are several runs being started?")
+
+    def _remove_claims(self) -> None:
+        """Clear away claims on former holders: they came too late, and can no longer win."""
+        for claim in self.path.parent.glob(f"{LOCK}.*"):
+            if claim.name != f"{LOCK}.{self.token}":
+                claim.unlink(missing_ok=True)
 
     def _succeed(self, target: Path) -> bool:
         """Take ``target`` over from a dead holder; False if it moved meanwhile."""
@@ -149,7 +151,11 @@ class RunLock:
     def _must_be_dead(self, target: Path, token: str, record: _Record | None) -> None:
         if record is None or not _is_local(record, self._record):
             self._must_be_silent(target, token, record)
-        elif _same_boot(record, self._record, target) and _runs(record):
+        elif record.boot != self._record.boot:
+            # older than this boot, so of a former one; else of another host with the same name
+            if _mtime(target) >= psutil.boot_time():
+                self._must_be_silent(target, token, record)
+        elif _runs(record):
             raise LockedError(
                 f"{self.path.parent.parent} is in use by {record.who}: wait for it, stop it, or "
                 "choose another --out"
@@ -168,8 +174,8 @@ class RunLock:
         if age <= self._heartbeat.stale_s:
             who = record.who if record else "a run whose record cannot be read"
             raise LockedError(
-                f"{self.path.parent.parent} is in use by {who} (last sign of life {age:.0f} s ago): "
-                f"wait for it, or, if it is surely dead, for {self._heartbeat.stale_s:.0f} s"
+                f"{self.path.parent.parent} is in use by {who} (last sign of life {age:.0f} s "
+                f"ago): wait for it, or, if it is dead, for {self._heartbeat.stale_s:.0f} s"
             )
 
 
@@ -186,7 +192,7 @@ def _create(path: Path, record: _Record) -> bool:
     try:
         os.link(temporary, path)  # unlike O_EXCL, nobody can see an empty lock
         return True
-    except FileExistsError:
+    except (FileExistsError, FileNotFoundError):  # or a holder has just swept our file away
         return False
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
@@ -210,11 +216,11 @@ def _read(path: Path) -> tuple[str, _Record | None] | None:
         text, inode = path.read_bytes(), path.stat().st_ino
     except FileNotFoundError:
         return None
-    try:
+    with suppress(ValueError, TypeError):
         record = _Record(**json.loads(text))
-        return record.token, record
-    except (ValueError, TypeError):
-        return f"torn-{inode}", None  # power cut: nobody can say whose it was
+        if _TOKEN.fullmatch(record.token):  # it becomes a part of file names
+            return record.token, record
+    return f"torn-{inode}", None  # after a power cut nobody can say whose it was
 
 
 def _token(path: Path) -> str | None:
@@ -225,7 +231,7 @@ def _token(path: Path) -> str | None:
 def _own_record(token: str) -> _Record:
     pid = os.getpid()
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    start = _start_of(pid) or 0.0
+    start, _ = _process(pid) or (0.0, False)
     return _Record(socket.gethostname(), _pid_namespace(), _boot(), pid, start, token, since)
 
 
@@ -233,31 +239,34 @@ def _is_local(record: _Record, own: _Record) -> bool:
     return (record.host, record.pids) == (own.host, own.pids)
 
 
-def _same_boot(record: _Record, own: _Record, target: Path) -> bool:
-    """Whether the record may stem from this boot; a namesake elsewhere counts as if it did."""
-    return record.boot == own.boot
-
-
 def _runs(record: _Record) -> bool:
-    start = _start_of(record.pid)
-    return start is not None and start == record.start
+    """Whether the process of a record of this boot lives; errs towards believing that it does."""
+    if not psutil.pid_exists(record.pid):
+        return False
+    found = _process(record.pid)
+    if found is None:  # another user's, and hidden from us
+        return True
+    start, zombie = found
+    return not zombie and abs(start - record.start) < 2
 
 
-def _start_of(pid: int) -> float | None:
-    """When a process started, on a clock that is never set; None if it is gone or a zombie."""
+def _process(pid: int) -> tuple[float, bool] | None:
+    """When a process started, and whether it is a zombie; None if that cannot be seen."""
     try:
+        # field 22 of proc(5), ticks since boot: psutil's create_time moves when the clock is set
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        # field 22 of proc(5), in ticks since boot: psutil's create_time moves when the clock is set
-        return None if state in "ZX" else float(fields[18])
-    except (FileNotFoundError, ProcessLookupError):
-        return _start_without_proc(pid) if not Path("/proc/self/stat").exists() else None
+        return float(fields[18]), state in "ZX"
+    except OSError:
+        return _process_without_proc(pid)
 
 
-def _start_without_proc(pid: int) -> float | None:
+def _process_without_proc(pid: int) -> tuple[float, bool] | None:
+    if Path("/proc/self/stat").exists():
+        return None
     try:
         process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
-    except psutil.NoSuchProcess:
+        return float(process.create_time()), process.status() == psutil.STATUS_ZOMBIE
+    except psutil.Error:
         return None
 
 
@@ -285,8 +294,6 @@ def _mtime(path: Path) -> float:
 def _file_system_time(folder: Path) -> float:
     """Now, by the clock that stamps the files of ``folder``."""
     probe = folder / temporary_name()
-    write_new(probe, [])
-    try:
-        return probe.stat().st_mtime
-    finally:
-        probe.unlink(missing_ok=True)
+    with probe.open("xb") as file:
+        probe.unlink()
+        return os.fstat(file.fileno()).st_mtime

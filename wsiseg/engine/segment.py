@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.cells.objects import Objects, objects_in
+from wsiseg.engine.clock import Clock
 from wsiseg.engine.executor import Executor, Serial
 from wsiseg.engine.infer import PatchMaps, patch_grid
 from wsiseg.engine.stitch import Fragments, stitch
+from wsiseg.engine.twins import VIEW_COLUMNS, views
 from wsiseg.errors import ModelError
-from wsiseg.geometry import Space, Tile, TileGrid
-from wsiseg.geometry.links import FOREGROUND, components
+from wsiseg.geometry import Box, Space, Tile, TileGrid
+from wsiseg.geometry.links import FOREGROUND, components, links_of
 from wsiseg.image.source import Source
 from wsiseg.model.base import LocalModel, Maps, Model, ModelSpec
 
@@ -22,8 +25,8 @@ __all__ = ["RegionWork", "find_objects", "region_grid", "regions_to_do"]
 
 
 def region_grid(space: Space, spec: ModelSpec, region: int) -> TileGrid:
-    """Regions of ``region`` px of the lattice, each read with the reach of the decode."""
-    return TileGrid(space.shape, (region,) * space.ndim, spec.reach)
+    """Regions of ``region`` px of the lattice, each read far enough to decode 1 px beyond."""
+    return TileGrid(space.shape, (region,) * space.ndim, spec.reach + 1)
 
 
 def regions_to_do(
@@ -47,25 +50,34 @@ class RegionWork:
     """Where maps come from."""
     model: Model
     """How they are decoded."""
+    grid: TileGrid
+    """The regions."""
 
-    def __call__(self, tile: Tile) -> Fragments:
+    def __call__(self, tile: Tile, clock: Clock | None = None) -> Fragments:
         """Fragments inside the core of ``tile``, in lattice px."""
-        if not isinstance(self.model, LocalModel):
-            raise ModelError(f"model {self.model.spec.name!r} has no links(): it is not local")
-        maps = self.maps.maps(tile)
-        links = self.model.links(maps)
-        if links.shape != tile.read.shape or links.dtype != np.uint8:
+        clock = clock or Clock()
+        maps = self.maps.maps(tile, clock)
+        with clock("decode"):
+            if isinstance(self.model, LocalModel):
+                links = self._checked(self.model.links(maps), tile, np.uint8)
+                return cut(tile, links, maps, self.grid)
+            labels = self._checked(self.model.decode(maps), tile, np.int32)
+            found = cut(tile, links_of(labels), maps, self.grid)
+            return replace(found, views=views(labels, tile, self.grid))
+
+    def _checked(self, decoded: NDArray[Any], tile: Tile, dtype: Any) -> NDArray[Any]:
+        if decoded.shape != tile.read.shape or decoded.dtype != dtype:
             raise ModelError(
-                f"model {self.model.spec.name!r} must return links as uint8 {tile.read.shape}, "
-                f"got {links.dtype} {links.shape}"
+                f"model {self.model.spec.name!r} must decode into {np.dtype(dtype)} "
+                f"{tile.read.shape}, got {decoded.dtype} {decoded.shape}"
             )
-        return cut(tile, links, maps, self.maps.space.shape)
+        return decoded
 
 
-def cut(tile: Tile, links: NDArray[np.uint8], maps: Maps, shape: tuple[int, ...]) -> Fragments:
+def cut(tile: Tile, links: NDArray[np.uint8], maps: Maps, grid: TileGrid) -> Fragments:
     """The components of ``links`` inside the core, and what leads into and out of it.
 
-    ``links`` and ``maps`` cover ``tile.read``; ``shape`` is that of the lattice.
+    ``links`` and ``maps`` cover ``tile.read``, a tile of ``grid``.
     """
     inside = tile.core.slices(tile.read.start)
     core = links[inside]
@@ -74,24 +86,28 @@ def cut(tile: Tile, links: NDArray[np.uint8], maps: Maps, shape: tuple[int, ...]
     objects = objects_in(labels, channels, tile.core.start)
     leading, entered = [], []
     for axis in range(core.ndim):
-        if tile.core.stop[axis] < shape[axis]:
-            leading.append(_leading_out(core, labels, tile, axis))
+        if tile.core.stop[axis] < grid.shape[axis]:
+            leading.append(_leading_out(links, labels, tile, axis))
         if tile.core.start[axis] > 0:
             entered.append(_entered(labels, tile, axis))
-    return Fragments(objects, _rows(leading, core.ndim), _rows(entered, core.ndim))
+    no_views = np.zeros((0, VIEW_COLUMNS), np.int64)
+    return Fragments(objects, _rows(leading, core.ndim), _rows(entered, core.ndim), no_views)
 
 
 def _leading_out(
-    core: NDArray[np.uint8], labels: NDArray[np.int32], tile: Tile, axis: int
+    links: NDArray[np.uint8], labels: NDArray[np.int32], tile: Tile, axis: int
 ) -> NDArray[np.int32]:
     """(M, n + 1) pixels of the next tile that a link along ``axis`` leads to, and from where."""
-    face = tuple(slice(-1, None) if a == axis else slice(None) for a in range(core.ndim))
+    start, stop = list(tile.core.start), list(tile.core.stop)
+    start[axis] = stop[axis] - 1
+    face = Box(tuple(start), tuple(stop))
+    step = tuple(int(a == axis) for a in range(labels.ndim))
     bits = FOREGROUND | np.uint8(1 << axis)
-    at = np.argwhere((core[face] & bits) == bits).astype(np.int32)
-    fragment = labels[face][tuple(at.T)] - 1
-    at += np.asarray(tile.core.start, np.int32)
-    at[:, axis] = tile.core.stop[axis]
-    return np.column_stack([at, fragment])
+    linked = (links[face.slices(tile.read.start)] & bits) == bits
+    linked &= links[face.shift(step).slices(tile.read.start)] >= FOREGROUND
+    at = np.argwhere(linked).astype(np.int32)
+    fragment = labels[face.slices(tile.core.start)][tuple(at.T)] - 1
+    return np.column_stack([at + np.asarray(face.shift(step).start, np.int32), fragment])
 
 
 def _entered(labels: NDArray[np.int32], tile: Tile, axis: int) -> NDArray[np.int32]:
@@ -129,7 +145,7 @@ def find_objects(
     tiles = regions_to_do(grid, space, spec, active)
     if order is not None:
         tiles = [tiles[i] for i in order]
-    work = RegionWork(PatchMaps(source, model, space, active), model)
+    work = RegionWork(PatchMaps(source, model, space, active), model, grid)
     found = {
         grid.number(tile.index): fragments
         for tile, fragments in (executor or Serial()).map(work, tiles)

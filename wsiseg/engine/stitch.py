@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from wsiseg.cells.objects import Objects, merge
+from wsiseg.engine.twins import VIEW_COLUMNS, agreed
 from wsiseg.errors import ModelError
 
 __all__ = [
@@ -36,6 +38,24 @@ class Fragments:
     """(M, n + 1): a pixel of another region that belongs to a fragment here, and the fragment."""
     entered_at: NDArray[np.int32]
     """(L, n + 1): a pixel on a low face of the core, and the fragment it belongs to."""
+    views: NDArray[np.int64]
+    """(S, 5): what the region sees around its faces (see twins.py); (0, 5) for a LocalModel."""
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """As named arrays, for storing."""
+        parts = {"runs": self.objects.runs, "offsets": self.objects.offsets}
+        parts |= {"sums": self.objects.sums, "leads_to": self.leads_to}
+        return parts | {
+            "entered_at": self.entered_at,
+            "views": self.views,
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Fragments:
+        """From the arrays of ``arrays``."""
+        objects = Objects(arrays["runs"], arrays["offsets"], arrays["sums"])
+        rest = (arrays[k] for k in ("leads_to", "entered_at", "views"))
+        return cls(objects, *rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,32 +77,57 @@ class Joins:
         return groups
 
 
-def find_joins(faces: Iterable[tuple[int, Fragments]], shape: tuple[int, ...]) -> Joins:
+def find_joins(found: Iterable[tuple[int, Fragments]], shape: tuple[int, ...]) -> Joins:
     """Joins of the fragments of all regions, given as (region number, fragments) in any order.
 
     Raises ModelError if a link leads to a pixel that its own region did not take for foreground:
     then the decode is not local within ``spec.reach``.
     """
-    sources, targets, entries, owners = [_NO_CODES], [_NO_CODES], [_NO_CODES], [_NO_CODES]
-    for region, found in faces:
-        sources.append(_code(region, found.leads_to[:, -1]))
-        targets.append(_place(found.leads_to, shape))
-        owners.append(_code(region, found.entered_at[:, -1]))
-        entries.append(_place(found.entered_at, shape))
-    source, target = np.concatenate(sources), np.concatenate(targets)
-    owner, entry = np.concatenate(owners), np.concatenate(entries)
-    order = np.argsort(entry, kind="stable")
-    entry, owner = entry[order], owner[order]
-    at = np.minimum(np.searchsorted(entry, target), max(len(entry) - 1, 0))
-    lost = np.ones(len(target), bool) if not len(entry) else entry[at] != target
-    if lost.any():
-        where = np.unravel_index(int(target[lost][0]), shape)
-        raise ModelError(
-            f"{int(lost.sum())} links lead to pixels that are background in their own region, "
-            f"the first at {tuple(map(int, where))} of the lattice: the model's decode looks "
-            "further than the reach that its spec states"
-        )
-    return _joined(source, owner[at] if len(target) else _NO_CODES)
+    faces = _Faces()
+    for region, fragments in found:
+        faces.add(region, fragments, shape)
+    source, target = faces.edges(shape)
+    return _joined(source, target)
+
+
+class _Faces:
+    """What all regions say at their faces: links out, entries, and views of labels."""
+
+    def __init__(self) -> None:
+        self._source, self._target = [_NO_CODES], [_NO_CODES]
+        self._owner, self._entry = [_NO_CODES], [_NO_CODES]
+        self._views = [np.zeros((0, VIEW_COLUMNS), np.int64)]
+
+    def add(self, region: int, found: Fragments, shape: tuple[int, ...]) -> None:
+        self._source.append(_code(region, found.leads_to[:, -1]))
+        self._target.append(_place(found.leads_to, shape))
+        self._owner.append(_code(region, found.entered_at[:, -1]))
+        self._entry.append(_place(found.entered_at, shape))
+        self._views.append(found.views)
+
+    def edges(self, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Codes of the fragments at both ends of each link between regions."""
+        source, target = np.concatenate(self._source), np.concatenate(self._target)
+        entry, first = np.unique(np.concatenate(self._entry), return_index=True)
+        owner, views = np.concatenate(self._owner)[first], np.concatenate(self._views)
+        at = np.minimum(np.searchsorted(entry, target), max(len(entry) - 1, 0))
+        met = entry[at] == target if len(entry) else np.zeros(len(target), bool)
+        if not len(views) and not met.all():
+            raise _not_local(target[~met], shape)
+        one, other = source[met], owner[at[met]]
+        if len(views):
+            regions = [code >> _FRAGMENT_BITS for code in (one, other)]
+            same = agreed(views, np.column_stack([*regions, target[met]]))
+            one, other = one[same], other[same]
+        return one, other
+
+
+def _not_local(lost: NDArray[np.int64], shape: tuple[int, ...]) -> ModelError:
+    where = tuple(map(int, np.unravel_index(int(lost[0]), shape)))
+    return ModelError(
+        f"{len(lost)} links lead to pixels that are background in their own region, the first at "
+        f"{where} of the lattice: the model's decode looks further than the reach its spec states"
+    )
 
 
 def stitch(found: Mapping[int, Fragments], shape: tuple[int, ...], sums: int) -> Objects:

@@ -1,1 +1,7 @@
-"""Part of wsiseg: image."""
+"""Slides: opened by content, read lazily in one frame."""
+
+from wsiseg.image.open import open_slide
+from wsiseg.image.slide import Level, Slide
+from wsiseg.image.source import ArraySource, Source
+
+__all__ = ["ArraySource", "Level", "Slide", "Source", "open_slide"]

@@ -1,1 +1,1 @@
-"""Part of wsiseg: model."""
+"""Models: pixels in, maps out, and the decode of maps into links. Opens no slide."""

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.errors import ModelError
+from wsiseg.geometry.links import FOREGROUND
 from wsiseg.jit import kernel
 
 __all__ = ["Immersion", "flood"]
 
-_OUTSIDE, _FREE, _LABELLED, _QUEUED, _VISITED = 0, 1, 2, 3, 4
+_FREE, _LABELLED, _QUEUED, _VISITED = 1, 2, 3, 4  # states of foreground; 0 is outside
 _NEVER = 255  # level index of pixels that no level reaches
 
 
@@ -80,15 +81,16 @@ def flood(
             f"a flood needs a uint8 landscape and a mask of the same shape of at most 7 axes, got "
             f"{landscape.dtype} {landscape.shape} and {mask.shape}"
         )
-    height = np.pad(landscape, 1)  # one px of outside, so that no neighbour needs a bounds check
-    level = np.pad(_level_table(rule)[landscape], 1, constant_values=_NEVER)
-    level[tuple(slice(1, -1) for _ in mask.shape)][~mask] = _NEVER
-    strides = np.array([s // height.itemsize for s in height.strides], dtype=np.int64)
-    links = _flood(
-        level.reshape(-1), height.reshape(-1), strides, np.array(rule.steps), rule.min_seed
-    )
-    inner = links.reshape(height.shape)[tuple(slice(1, -1) for _ in mask.shape)]
-    return np.ascontiguousarray(inner)
+    # one px of outside all around, so that no neighbour needs a bounds check
+    inner = tuple(slice(1, -1) for _ in mask.shape)
+    height = np.zeros([n + 2 for n in mask.shape], dtype=np.uint8)
+    level = np.full_like(height, _NEVER)
+    height[inner] = landscape
+    level[inner] = np.where(mask, _level_table(rule)[landscape], np.uint8(_NEVER))
+    steps = np.array(rule.steps, dtype=np.int64)
+    strides = np.array(height.strides, dtype=np.int64)  # of bytes: one per px
+    links = _flood(level.ravel(), height.ravel(), strides, steps, rule.min_seed)
+    return np.ascontiguousarray(links.reshape(height.shape)[inner])
 
 
 def _level_table(rule: Immersion) -> NDArray[np.uint8]:
@@ -191,7 +193,7 @@ def _adopt(
             for q in (p - strides[i], p + strides[i]):
                 if state[q] == _LABELLED and np.int64(height[q]) > best:
                     best, axis, owner = np.int64(height[q]), i, q
-        links[p] |= np.uint8(0x80)
+        links[p] |= FOREGROUND
         links[min(p, owner)] |= np.uint8(1 << axis)
     for p in pixels:  # only now: who joins in a step is not joined in the same step
         state[p] = _LABELLED
@@ -280,7 +282,7 @@ def _link_all(
 ) -> None:
     """Link a visited component inside; what is visited beside it belongs to it."""
     for p in pixels:
-        links[p] |= np.uint8(0x80)
+        links[p] |= FOREGROUND
         for i in range(len(strides)):
             if state[p + strides[i]] == _VISITED:
                 links[p] |= np.uint8(1 << i)

@@ -1,0 +1,132 @@
+"""cells.parquet: its columns, and reading it back in batches (GeoParquet 1.1, WKB).
+
+Other GeoParquet files of polygons are read as well: ids and classes where they have them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.cells.layer import CellBatch, uuids_from
+from wsiseg.errors import InputFileError
+
+__all__ = ["BBOX", "CLASS", "GEOMETRY", "ID", "NUCLEUS", "count_rows", "read_batches", "read_table"]
+
+ID, CLASS, GEOMETRY, NUCLEUS, BBOX = "id", "class", "geometry", "nucleus", "bbox"
+
+_log = logging.getLogger(__name__)
+
+
+def count_rows(path: Path) -> int:
+    """Number of cells in a GeoParquet file; InputFileError where it is not one."""
+    with _opened(path) as (file, _):
+        return int(file.metadata.num_rows)
+
+
+def read_batches(path: Path, size: int = 20_000) -> Iterator[CellBatch]:
+    """Cells of a GeoParquet file in order, at most ``size`` at a time, memory bounded by that.
+
+    Every batch has the same classes and columns. Raises InputFileError where the file is not
+    GeoParquet with polygons in WKB.
+    """
+    with _opened(path) as (file, primary):
+        classes = _classes(file)
+        columns = _numeric(file, primary, path)
+        present = {*file.schema_arrow.names}
+        wanted = [c for c in (ID, CLASS, NUCLEUS) if c in present] + [primary, *columns]
+        first = 0
+        for rows in file.iter_batches(batch_size=size, columns=wanted):
+            yield _batch(rows, primary, classes, first)
+            first += rows.num_rows
+
+
+def read_table(path: Path) -> Any:
+    """The class and the measurements of every cell: pandas, index ``id``."""
+    with _opened(path) as (file, primary):
+        columns = [c for c in (ID, CLASS) if c in file.schema_arrow.names]
+        frame = file.read(columns=[*columns, *_numeric(file, primary, path)]).to_pandas()
+    return frame.set_index(ID) if ID in frame else frame.rename_axis(ID)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, str]]:
+    """The open file and the name of its geometry column; read errors become InputFileError."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file, _primary(file, path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputFileError(f"{path}: not a readable Parquet file: {error}") from error
+
+
+def _primary(file: Any, path: Path) -> str:
+    stored = (file.metadata.metadata or {}).get(b"geo")
+    try:
+        geo = json.loads(stored) if stored else {}
+        primary = str(geo["primary_column"])
+        encoding = geo["columns"][primary]["encoding"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputFileError(
+            f"{path}: expected GeoParquet (polygons with 'geo' metadata), got a Parquet file "
+            "without it; write it with geopandas' to_parquet, or with wsiseg"
+        ) from error
+    if encoding != "WKB":
+        raise InputFileError(f"{path}: geometry must be stored as WKB, got {encoding!r}")
+    return primary
+
+
+def _classes(file: Any) -> tuple[str, ...]:
+    ours = (file.metadata.metadata or {}).get(b"wsiseg")
+    if ours:
+        return tuple(json.loads(ours)["classes"])
+    if CLASS not in file.schema_arrow.names:
+        return ()
+    names = file.read(columns=[CLASS])[CLASS].unique().to_pylist()
+    return tuple(str(name) for name in names if name is not None)
+
+
+def _numeric(file: Any, primary: str, path: Path) -> list[str]:
+    from pyarrow import types
+
+    fields = [f for f in file.schema_arrow if f.name not in {ID, CLASS, primary, NUCLEUS, BBOX}]
+    numbers = (types.is_floating, types.is_integer, types.is_boolean)
+    numeric = [f.name for f in fields if any(is_kind(f.type) for is_kind in numbers)]
+    left_out = [f.name for f in fields if f.name not in numeric]
+    if left_out:
+        _log.warning("%s: columns that are not numbers are left out: %s", path, left_out)
+    return numeric
+
+
+def _batch(rows: Any, primary: str, classes: tuple[str, ...], first: int) -> CellBatch:
+    import shapely
+
+    geometry = np.asarray(shapely.from_wkb(_objects(rows[primary])), dtype=object)
+    names = rows.schema.names
+    place = {name: i for i, name in enumerate(classes)}
+    of_class = rows[CLASS].to_pylist() if CLASS in names else [None] * rows.num_rows
+    return CellBatch(
+        id=np.array(rows[ID].to_pylist(), "U36") if ID in names else uuids_from(geometry, first),
+        geometry=geometry,
+        class_index=np.array([-1 if n is None else place[str(n)] for n in of_class], np.int32),
+        classes=classes,
+        measurements={
+            name: np.asarray(rows[name].to_numpy(zero_copy_only=False), dtype=np.float64)
+            for name in names
+            if name not in {ID, CLASS, primary, NUCLEUS}
+        },
+        nucleus=shapely.from_wkb(_objects(rows[NUCLEUS])) if NUCLEUS in names else None,
+    )
+
+
+def _objects(column: Any) -> NDArray[Any]:
+    return np.asarray(column.to_numpy(zero_copy_only=False), dtype=object)

@@ -1,0 +1,247 @@
+"""Cells as tables: GeoParquet 1.1 with a covering bbox, and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from wsiseg.atomic import atomic_write
+from wsiseg.cells.layer import CellBatch, concatenate
+from wsiseg.cells.parquet import BBOX, CLASS, GEOMETRY, ID, NUCLEUS
+from wsiseg.errors import InputFileError
+
+__all__ = ["ROW_GROUP", "csv_sink", "parquet_sink"]
+
+ROW_GROUP = 20_000
+"""Rows of a row group: with rows in spatial order, a window reads only the groups it meets."""
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_TYPE_NAMES = {3: "Polygon", 6: "MultiPolygon"}
+
+
+@contextmanager
+def parquet_sink(path: Path) -> Iterator[Callable[[CellBatch], None]]:
+    """A function that appends exportable cells to a GeoParquet file.
+
+    Columns: ``id`` and ``class`` (string, null for none), ``geometry`` (WKB, level-0 px, no CRS),
+    ``bbox`` (xmin, ymin, xmax, ymax), ``nucleus`` (WKB) if the first batch has nuclei, then the
+    measurements of the first batch as float32. zstd. Row groups have ``ROW_GROUP`` rows, however
+    the rows arrive, so that bytes depend on the cells alone.
+    Raises InputFileError where a later batch has columns that the first lacks, OutputError where
+    the file cannot be written.
+    """
+    with atomic_write(path) as file:
+        groups = _RowGroups(file)
+        try:
+            yield groups.add
+            groups.finish()
+        finally:
+            groups.release()
+
+
+class _RowGroups:
+    """Gathers rows, and writes them by ``ROW_GROUP``."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._writer: Any = None
+        self._waiting: list[CellBatch] = []
+        self._columns: tuple[str, ...] = ()
+        self._nuclei = False
+        self._classes: dict[str, None] = {}
+        self._summary = {name: _Summary() for name in (GEOMETRY, NUCLEUS)}
+
+    def add(self, batch: CellBatch) -> None:
+        if self._writer is None:
+            self._start(batch)
+        _check_columns(batch, self._columns, self._nuclei)
+        self._classes |= dict.fromkeys(batch.classes)
+        self._waiting.append(batch)
+        while sum(map(len, self._waiting)) >= ROW_GROUP:
+            whole = concatenate(self._waiting)
+            self._write(whole.take(slice(ROW_GROUP)))
+            self._waiting = [whole.take(slice(ROW_GROUP, None))]
+
+    def finish(self) -> None:
+        if self._writer is None:
+            self._start(_no_cells())
+        elif sum(map(len, self._waiting)):
+            self._write(concatenate(self._waiting))
+        names = [GEOMETRY, NUCLEUS] if self._nuclei else [GEOMETRY]
+        geo = _geo_metadata({name: self._summary[name] for name in names})
+        ours = json.dumps({"classes": list(self._classes)}, ensure_ascii=False)
+        self._writer.add_key_value_metadata({"geo": geo, "wsiseg": ours})
+        self._writer.close()
+
+    def release(self) -> None:
+        """Let go of a writer that did not finish; its footer goes nowhere."""
+        if self._writer is not None and self._writer.is_open:
+            self._writer.is_open = False
+            self._writer.writer = None
+
+    def _start(self, first: CellBatch) -> None:
+        import pyarrow.parquet as pq
+
+        self._columns, self._nuclei = tuple(first.measurements), first.nucleus is not None
+        self._writer = pq.ParquetWriter(
+            self._file,
+            _schema(self._columns, self._nuclei),
+            compression="zstd",
+            use_dictionary=[CLASS],
+            write_statistics=[CLASS, *(f"{BBOX}.{c}" for c in _CORNERS), *self._columns],
+            store_schema=False,  # its copy of the schema would hide the metadata added at the end
+        )
+
+    def _write(self, rows: CellBatch) -> None:
+        self._writer.write_table(
+            _table(rows, self._columns, self._nuclei), row_group_size=ROW_GROUP
+        )
+        self._summary[GEOMETRY].add(rows.geometry)
+        if rows.nucleus is not None:
+            self._summary[NUCLEUS].add(rows.nucleus)
+
+
+class _Summary:
+    """Types and extent of the geometries of a column, for its metadata."""
+
+    def __init__(self) -> None:
+        self.types: set[str] = set()
+        self.bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
+
+    def add(self, geometry: NDArray[Any]) -> None:
+        found = geometry[~shapely.is_missing(geometry)]
+        self.types |= {_TYPE_NAMES[t] for t in np.unique(shapely.get_type_id(found)).tolist()}
+        low, high = self.bounds[:2], self.bounds[2:]
+        bounds = shapely.bounds(found)
+        np.minimum(low, bounds[:, :2].min(axis=0, initial=np.inf), out=low)
+        np.maximum(high, bounds[:, 2:].max(axis=0, initial=-np.inf), out=high)
+
+    def metadata(self) -> dict[str, Any]:
+        # crs null, not absent: absent would mean longitude and latitude
+        stated = {"encoding": "WKB", "geometry_types": sorted(self.types), "crs": None}
+        return stated | ({"bbox": self.bounds.tolist()} if self.types else {})
+
+
+def _geo_metadata(columns: dict[str, _Summary]) -> str:
+    """The ``geo`` metadata of GeoParquet 1.1 (github.com/opengeospatial/geoparquet)."""
+    stated = {name: summary.metadata() for name, summary in columns.items()}
+    stated[GEOMETRY]["covering"] = {"bbox": {c: [BBOX, c] for c in _CORNERS}}
+    return json.dumps({"version": "1.1.0", "primary_column": GEOMETRY, "columns": stated})
+
+
+def _check_columns(batch: CellBatch, columns: tuple[str, ...], nuclei: bool) -> None:
+    taken = {ID, CLASS, GEOMETRY, BBOX, NUCLEUS}.intersection(batch.measurements)
+    if taken:
+        raise InputFileError(f"measurements cannot be called {sorted(taken)}: rename them")
+    more = [name for name in batch.measurements if name not in columns]
+    if more or (batch.nucleus is not None and not nuclei):
+        raise InputFileError(
+            f"a later batch of cells has columns that the first lacks ({more or [NUCLEUS]}): "
+            "give the first batch all columns, with NaN where there is no value"
+        )
+
+
+def _no_cells() -> CellBatch:
+    nothing = np.empty(0, dtype=object)
+    return CellBatch(np.empty(0, "U36"), nothing, np.empty(0, np.int32), ())
+
+
+def _schema(columns: tuple[str, ...], nuclei: bool) -> Any:
+    import pyarrow as pa
+
+    box = pa.struct([pa.field(corner, pa.float64(), nullable=False) for corner in _CORNERS])
+    return pa.schema(
+        [
+            pa.field(ID, pa.string(), nullable=False),
+            pa.field(CLASS, pa.string()),
+            pa.field(GEOMETRY, pa.binary(), nullable=False),
+            pa.field(BBOX, box, nullable=False),
+            *([pa.field(NUCLEUS, pa.binary())] if nuclei else []),
+            *(pa.field(name, pa.float32()) for name in columns),
+        ]
+    )
+
+
+def _table(rows: CellBatch, columns: tuple[str, ...], nuclei: bool) -> Any:
+    import pyarrow as pa
+
+    schema = _schema(columns, nuclei)
+    corners = np.ascontiguousarray(shapely.bounds(rows.geometry).T)
+    absent = np.full(len(rows), np.nan, dtype=np.float32)
+    values = [rows.measurements.get(name, absent).astype(np.float32) for name in columns]
+    arrays = [
+        pa.array(rows.id.tolist(), pa.string()),
+        pa.array(rows.class_names, pa.string()),
+        pa.array(shapely.to_wkb(rows.geometry, byte_order=1), pa.binary()),
+        pa.StructArray.from_arrays(
+            [pa.array(c) for c in corners], fields=list(schema.field(BBOX).type)
+        ),
+    ]
+    if nuclei:
+        missing = np.full(len(rows), None, dtype=object)
+        nucleus = missing if rows.nucleus is None else rows.nucleus
+        arrays.append(pa.array(shapely.to_wkb(nucleus, byte_order=1), pa.binary()))
+    return pa.Table.from_arrays([*arrays, *map(pa.array, values)], schema=schema)
+
+
+@contextmanager
+def csv_sink(path: Path) -> Iterator[Callable[[CellBatch], None]]:
+    """A function that appends exportable cells to a CSV file (UTF-8, header line, LF line ends).
+
+    Columns: ``id``, ``class``, ``x_px`` and ``y_px`` (centroid, level-0 px), then the measurements
+    of the first batch; nothing where there is no value. A text that a spreadsheet would take for
+    a formula (it begins with ``= + - @``, a tab or a carriage return) gets a ``'`` before it.
+    Raises InputFileError and OutputError as ``parquet_sink`` does.
+    """
+    with atomic_write(path) as file:
+        columns: tuple[str, ...] | None = None
+
+        def add(batch: CellBatch) -> None:
+            nonlocal columns
+            if columns is None:
+                columns = tuple(batch.measurements)
+                file.write(_header(columns))
+            _check_columns(batch, columns, nuclei=True)
+            file.write(_csv_rows(batch, columns))
+
+        yield add
+        if columns is None:
+            file.write(_header(()))
+
+
+def _header(columns: tuple[str, ...]) -> bytes:
+    return _csv([[ID, CLASS, "x_px", "y_px", *map(_harmless, columns)]])
+
+
+def _csv_rows(batch: CellBatch, columns: tuple[str, ...]) -> bytes:
+    centroids = np.round(shapely.get_coordinates(shapely.centroid(batch.geometry)), 2) + 0.0
+    absent = np.full(len(batch), np.nan)
+    values = [batch.measurements.get(name, absent) for name in columns]
+    names = np.array([*map(_harmless, batch.classes), ""], dtype=object)[batch.class_index]
+    texts = [*(_decimals(c) for c in centroids.T), *(_decimals(v, np.float32) for v in values)]
+    return _csv(zip(batch.id.tolist(), names, *texts, strict=True))
+
+
+def _harmless(text: str) -> str:
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def _decimals(column: NDArray[Any], dtype: Any = np.float64) -> list[str]:
+    """Shortest decimals of each value, "" for NaN."""
+    texts = column.astype(dtype).astype(str).tolist()
+    return ["" if t == "nan" else t.removesuffix(".0") for t in texts]
+
+
+def _csv(rows: Any) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()

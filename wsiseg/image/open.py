@@ -1,0 +1,225 @@
+"""open_slide: which reader a file goes to, decided by its content."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from math import isfinite
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.errors import (
+    MissingExtraError,
+    MissingSpacingError,
+    UnreadableSlideError,
+    UnsupportedFormatError,
+    WsisegError,
+)
+from wsiseg.image.slide import DECODE_ERRORS, MAX_MPP, MIN_MPP, Contents, Slide
+
+__all__ = ["FORMATS", "Format", "open_slide"]
+
+HEAD = 4096  # bytes that a format may look at
+REOPENED = 4  # slides that a process keeps open for those that arrive by pickle
+
+Opener = Callable[[Path, int | None, int | None], Contents]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A row of the table of formats, or an entry point of the group ``wsiseg.formats``."""
+
+    name: str
+    accepts: Callable[[Path, bytes], bool]
+    """A cheap look at (path, first bytes): may this be one of mine? b"" for a folder."""
+    opener: str | Opener
+    """``module:function``, imported when asked, or a function (path, scene, z) -> Contents."""
+
+    def open(self, path: Path, scene: int | None, z: int | None) -> Contents:
+        """Contents of ``path``."""
+        if callable(self.opener):
+            return self.opener(path, scene, z)
+        module, _, function = self.opener.partition(":")
+        opener: Opener = getattr(import_module(module), function)
+        return opener(path, scene, z)
+
+
+def open_slide(
+    path: str | os.PathLike[str] | NDArray[Any],
+    mpp: float | Sequence[float] | None = None,
+    *,
+    scene: int | None = None,
+    z: int | None = None,
+) -> Slide:
+    """Open a slide: a file, an OME-Zarr folder, or an array (h, w[, c]).
+
+    ``mpp`` is µm per level-0 px, one number or (y, x), from 0.05 to 20; it goes before what the
+    file says. ``scene`` picks one of several images (default: the first that is not a label or
+    macro), ``z`` a focal plane (default: the middle one, ``z_count // 2``). No pixel is decoded.
+
+    Raises UnreadableSlideError (missing, empty or damaged), its subclass UnsupportedFormatError
+    (no reader takes it), MissingExtraError, or MissingSpacingError for an ``mpp`` out of range.
+    """
+    given = _given_mpp(mpp)
+    if isinstance(path, np.ndarray):
+        from wsiseg.image.formats.plain import array_contents
+
+        return Slide(
+            "memory", array_contents(path), given_mpp=given, reopen=(open_slide, (path, given))
+        )
+    where = Path(path)
+    head = _head(where)
+    contents = _contents(where, head, scene, z)
+    reopen = (_reopen, (str(where), given, scene, z))
+    return Slide(str(where), contents, given_mpp=given, reopen=reopen)
+
+
+def _is_tiff(path: Path, head: bytes) -> bool:
+    return head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def _is_dicom(path: Path, head: bytes) -> bool:
+    return head[128:132] == b"DICM"
+
+
+def _is_plain(path: Path, head: bytes) -> bool:
+    plain = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF8")
+    webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    return (head.startswith(plain) or webp) and path.suffix.lower() != ".mrxs"
+
+
+def _is_zarr(path: Path, head: bytes) -> bool:
+    marks = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
+    return path.is_dir() and any((path / mark).is_file() for mark in marks)
+
+
+def _is_file(path: Path, head: bytes) -> bool:
+    return bool(head)
+
+
+READERS = "wsiseg.image.formats."
+FORMATS = (
+    Format("ome-zarr", _is_zarr, READERS + "ome_zarr:open_contents"),
+    Format("ome-tiff", _is_tiff, READERS + "tiff:open_ome"),
+    Format("oriented-tiff", _is_tiff, READERS + "tiff:open_oriented"),
+    Format("aperio", _is_tiff, READERS + "aperio:open_contents"),
+    Format("openslide", _is_file, READERS + "openslide:open_contents"),
+    Format("tiff", _is_tiff, READERS + "tiff:open_contents"),
+    Format("dicom", _is_dicom, READERS + "dicom:open_contents"),
+    Format("plain", _is_plain, READERS + "plain:open_contents"),
+)
+"""Asked in this order; the first that opens the file has it."""
+
+
+def _contents(path: Path, head: bytes, scene: int | None, z: int | None) -> Contents:
+    refusals: list[tuple[str, WsisegError]] = []
+    for candidate in _candidates(path, head):
+        try:
+            return candidate.open(path, scene, z)
+        except (UnreadableSlideError, MissingExtraError) as error:
+            refusals.append((candidate.name, error))
+        except DECODE_ERRORS as error:
+            damaged = UnreadableSlideError(f"{type(error).__name__}: {error}")
+            damaged.__cause__ = error
+            refusals.append((candidate.name, damaged))
+    raise _refused(path, head, refusals)
+
+
+def _candidates(path: Path, head: bytes) -> Iterator[Format]:
+    yield from (row for row in FORMATS if row.accepts(path, head))
+    for point in entry_points(group="wsiseg.formats"):
+        row: Format = point.load()
+        if row.accepts(path, head):
+            yield row
+
+
+def _refused(path: Path, head: bytes, refusals: list[tuple[str, WsisegError]]) -> WsisegError:
+    # what says "mine, but damaged" tells more than "not mine"; among equals the last, most general
+    damaged = [r for r in refusals if not isinstance(r[1], UnsupportedFormatError)]
+    asked = damaged or [r for r in refusals if r[0] not in ("aperio", "oriented-tiff", "ome-tiff")]
+    if not asked or [name for name, _ in asked] == ["openslide"] and not damaged:
+        return UnsupportedFormatError(
+            f"{path}: no reader knows this format (it begins with {head[:16]!r}); supported are "
+            "SVS, NDPI, MRXS, SCN, BIF, DICOM, OME-TIFF, TIFF, OME-Zarr, PNG and JPEG"
+        )
+    name, error = asked[-1]
+    kind = type(error)
+    refused = kind(f"{path}: {error} (read as {name})")
+    refused.__cause__ = error
+    return refused
+
+
+def _head(path: Path) -> bytes:
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            return _folder(path)
+        if not stat.S_ISREG(mode):
+            raise UnsupportedFormatError(
+                f"{path}: expected a file or an OME-Zarr folder, got a pipe, socket or device"
+            )
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+    except WsisegError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
+        raise UnreadableSlideError(f"{path}: cannot be opened: {reason}") from error
+    if not head:
+        raise UnreadableSlideError(f"{path}: the file is empty (0 bytes)")
+    return head
+
+
+def _folder(path: Path) -> bytes:
+    if _is_zarr(path, b""):
+        return b""
+    inside = sorted(p.name for p in path.iterdir())[:3]
+    raise UnsupportedFormatError(
+        f"{path}: expected a slide, got a folder that is not a zarr (no zarr.json, .zattrs or "
+        f".zgroup; it holds {', '.join(inside) or 'nothing'}); name the file inside it"
+    )
+
+
+def _given_mpp(mpp: float | Sequence[float] | None) -> tuple[float, float] | None:
+    if mpp is None:
+        return None
+    try:
+        y, x = (mpp, mpp) if isinstance(mpp, int | float) else mpp
+        pair = (float(y), float(x))
+    except (TypeError, ValueError) as error:
+        raise MissingSpacingError(f"mpp must be one number or (y, x), got {mpp!r}") from error
+    if not all(isfinite(v) and MIN_MPP <= v <= MAX_MPP for v in pair):
+        raise MissingSpacingError(
+            f"--mpp (mpp=) must lie in {MIN_MPP:g} to {MAX_MPP:g} µm per px, got {mpp!r}"
+        )
+    return pair
+
+
+_reopened: OrderedDict[tuple[Any, ...], Slide] = OrderedDict()
+_reopened_lock = Lock()
+
+
+def _reopen(path: str, mpp: tuple[float, float] | None, scene: int | None, z: int | None) -> Slide:
+    # a worker gets the same slide with every task: it is opened once, unless the file changed
+    try:
+        found = os.stat(path)
+        state = (found.st_mtime_ns, found.st_size, found.st_ino)
+    except OSError:
+        state = (0, 0, 0)
+    key = (os.getpid(), path, mpp, scene, z, state)
+    with _reopened_lock:
+        if key not in _reopened:
+            _reopened[key] = open_slide(path, mpp, scene=scene, z=z)
+        _reopened.move_to_end(key)
+        while len(_reopened) > REOPENED:
+            _reopened.popitem(last=False)  # closed when its last user lets go of it
+        return _reopened[key]

@@ -1,0 +1,116 @@
+"""Job: what to do with one slide, and the key that says when two jobs give the same cells."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wsiseg.errors import SettingsError
+
+__all__ = ["FORMATS", "Job", "key_of", "parse_memory"]
+
+FORMATS = {"geojson": "cells.geojson.gz", "parquet": "cells.parquet", "csv": "cells.csv"}
+"""Formats of the cells, and their files in the run folder; parquet is always written."""
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Everything a run is told. Raises SettingsError, naming the setting, for what cannot be."""
+
+    slide: Any
+    """Path of a slide, or a Slide that is already open."""
+    out: Path
+    """Run folder."""
+    model: str = "hematoxylin"
+    """Name or path of the model."""
+    mpp: float | None = None
+    """µm per level-0 px, overriding the file's metadata."""
+    scene: int | None = None
+    """Scene of a file that holds several."""
+    z: int | None = None
+    """Plane of a z-stack."""
+    tissue: str = "auto"
+    """"auto" (find it), "none" (the whole slide), or a GeoJSON file that limits the run."""
+    stain: str = "default"
+    """"default" (the model's own vectors) or "macenko" (estimated from the slide's tissue)."""
+    region: int = 2048
+    """Side of a region, px of the model's lattice: speed and memory, never the result."""
+    workers: int | None = None
+    """None: threads on all cores; 0: one thread; N: N dask worker processes."""
+    scheduler: str | None = None
+    """Address of a running dask scheduler (tcp://HOST:PORT)."""
+    device: str = "cpu"
+    """"cpu", "cuda" or "mps"."""
+    precision: str = "auto"
+    """"auto", "fp32" or "bf16"."""
+    batch: int | None = None
+    """Patches of one forward; None: the model's own."""
+    max_memory: int | None = None
+    """Bytes that regions in flight may take together; fewer or smaller regions keep to it."""
+    simplify: float = 0.0
+    """Largest distance, px of the model's lattice, by which outlines may be simplified."""
+    formats: tuple[str, ...] = ("geojson", "parquet")
+    """Files of cells to write."""
+    fresh: bool = False
+    """Start over, removing an earlier run of ours in the folder."""
+    resume: bool = True
+    """Go on with an earlier run of the same key; otherwise it is an error."""
+    full_hash: bool = False
+    """Hash the whole slide file, not only its size, time, head and tail."""
+
+    def __post_init__(self) -> None:
+        _require(self.region >= 64, "region", "at least 64 px", self.region)
+        _require(self.simplify >= 0, "simplify", "0 or more px", self.simplify)
+        _require(self.workers is None or self.workers >= 0, "workers", "0 or more", self.workers)
+        _require(self.batch is None or self.batch >= 1, "batch", "1 or more", self.batch)
+        _require(self.stain in ("default", "macenko"), "stain", "default or macenko", self.stain)
+        unknown = [f for f in self.formats if f not in FORMATS]
+        _require(not unknown, "format", f"some of {', '.join(FORMATS)}", ", ".join(unknown))
+        address = self.scheduler is None or re.match(r"(tcp|tls)://.+:\d+$", self.scheduler)
+        _require(bool(address), "scheduler", "tcp://HOST:PORT", self.scheduler)
+        _require(
+            self.max_memory is None or self.max_memory >= 64 << 20,
+            "max-memory",
+            "at least 64MB",
+            self.max_memory,
+        )
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Format -> file name of what is asked for; parquet first, since the others follow it."""
+        wanted = dict.fromkeys(("parquet", *self.formats))
+        return {name: FORMATS[name] for name in wanted}
+
+
+def key_of(parts: dict[str, Any]) -> str:
+    """Hash of everything that changes the cells, as plain JSON."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of "4GB", "800M", "1.5 GiB" or a plain number."""
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]?)(i?)b?\s*", text.lower())
+    try:
+        value = float(match[1]) if match else float("nan")
+    except ValueError:
+        value = float("nan")
+    _require(value == value and match is not None, "max-memory", "such as 4GB or 800MB", text)
+    assert match is not None
+    unit = _UNITS[match[2]]
+    return int(value * (_binary(unit) if match[3] else unit))
+
+
+def _binary(unit: int) -> int:
+    return 1 << (10 * ((len(str(unit)) - 1) // 3))
+
+
+def _require(ok: bool, name: str, expected: str, got: object) -> None:
+    if not ok:
+        raise SettingsError(f"--{name} must be {expected}, got {got!r}")

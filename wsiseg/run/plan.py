@@ -1,0 +1,229 @@
+"""Plan: everything that decides the cells of a slide, worked out before any of it is run."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.cells.build import CellRecipe
+from wsiseg.engine.fingerprint import fingerprint, fingerprint_array
+from wsiseg.engine.infer import patch_grid
+from wsiseg.engine.numerics import numerics_class
+from wsiseg.export.geojson_read import read_region
+from wsiseg.geometry import Box, Space
+from wsiseg.image.open import open_slide
+from wsiseg.image.slide import Slide
+from wsiseg.image.tissue import (
+    SPACING_UM,
+    Tissue,
+    everything,
+    find_tissue,
+    from_polygons,
+)
+from wsiseg.model.base import Model, ModelSpec
+from wsiseg.model.zoo import load_model
+from wsiseg.run.job import Job, key_of
+from wsiseg.stain import looks_like_he, macenko
+
+__all__ = ["Plan", "plan_of"]
+
+_STRIP_BYTES = 64 << 20  # an overview is read in strips of about so many bytes of its level
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do; two plans of equal ``key`` give the same cells."""
+
+    slide: Slide
+    """Where pixels come from."""
+    model: Model
+    """What finds objects."""
+    space: Space
+    """The model's lattice on the slide."""
+    overview: NDArray[np.uint8]
+    """(H, W, 3) the whole slide at about 8 µm per px."""
+    tissue: Tissue
+    """Where the slide is worth looking at."""
+    region: Any
+    """The user's own region, a shapely geometry in level-0 px (x, y), or None."""
+    active: NDArray[np.bool_]
+    """Which patches of the lattice are run."""
+    parts: dict[str, Any]
+    """What the key is made of."""
+    salt: bytes
+    """Identity of the slide's content."""
+    warnings: tuple[str, ...]
+    """What the user should know before trusting the result."""
+    tissue_seconds: float
+    """Time it took to find the tissue."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model is."""
+        return self.model.spec
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of everything that changes the cells."""
+        return key_of(self.parts)
+
+    def grid(self, region: int) -> dict[str, Any]:
+        """The grid of regions as the run folder stores it."""
+        return {"region": region, "lattice": list(self.space.shape)}
+
+    @property
+    def recipe(self) -> CellRecipe:
+        """How objects become cells."""
+        scale, spacing = self.space.scale_to(self.slide.space), self.space.spacing
+        return CellRecipe(
+            scale=(scale[0], scale[1]),
+            spacing_um=(spacing[0], spacing[1]),
+            classes=self.spec.classes,
+            salt=self.salt,
+            simplify=self.parts["simplify"],
+        )
+
+    @property
+    def tissue_mm2(self) -> float:
+        """Area of the mask that selects patches, holes filled."""
+        return round(self.tissue.area_mm2 or 0.0, 6)
+
+    @property
+    def analysed_mm2(self) -> float:
+        """Area of the cores of the patches that are run, clipped to the slide."""
+        grid = patch_grid(self.space, self.spec)
+        pixels = sum(grid[index].core.size for index in np.argwhere(self.active).tolist())
+        return round(pixels * float(np.prod(self.space.spacing)) / 1e6, 6)
+
+
+def plan_of(job: Job) -> Plan:
+    """Open the slide, load the model, find the tissue and choose the patches of ``job``.
+
+    Raises UnreadableSlideError, MissingSpacingError, UnknownModelError, ModelError, InputFileError.
+    """
+    slide = _slide(job)
+    slide.at(SPACING_UM)  # says at once where the pixel size is missing
+    print_of = _fingerprint(job, slide)
+    began = time.time()
+    overview, spacing = _overview(slide)
+    tissue, region = _tissue(job, slide, overview, spacing)
+    warnings = _warnings(slide, overview, tissue)
+    seconds = time.time() - began
+    model = _model(job, overview, tissue)
+    space = slide.at(model.spec.spacing)
+    active = _active(space, model.spec, tissue)
+    return Plan(
+        slide=slide,
+        model=model,
+        space=space,
+        overview=overview,
+        tissue=tissue,
+        region=region,
+        active=active,
+        parts=_parts(job, slide, print_of, model, space, active, region),
+        salt=bytes.fromhex(print_of["content"])[:16],
+        warnings=warnings,
+        tissue_seconds=seconds,
+    )
+
+
+def _slide(job: Job) -> Slide:
+    if isinstance(job.slide, Slide):
+        return job.slide
+    return open_slide(job.slide, mpp=job.mpp, scene=job.scene, z=job.z)
+
+
+def _fingerprint(job: Job, slide: Slide) -> dict[str, Any]:
+    if Path(slide.uri).exists():
+        return fingerprint(slide.uri, full=job.full_hash)
+    return fingerprint_array(slide.read_level(0, Box.of_shape(slide.space.shape)))
+
+
+def _overview(slide: Slide) -> tuple[NDArray[np.uint8], tuple[float, float]]:
+    """The whole slide at about 8 µm per px, read in strips so that memory stays flat."""
+    space = slide.at(SPACING_UM)
+    height, width = space.shape
+    ratio = space.scale_to(slide.space)
+    rows = max(1, int(_STRIP_BYTES / (3 * width * ratio[0] * ratio[1])))
+    out = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, rows):
+        box = Box((top, 0), (min(top + rows, height), width))
+        out[top : box.stop[0]] = slide.read(box, space)
+    return out, (space.spacing[0], space.spacing[1])
+
+
+def _tissue(
+    job: Job, slide: Slide, overview: NDArray[np.uint8], spacing: tuple[float, float]
+) -> tuple[Tissue, Any]:
+    shape = overview.shape[:2]
+    if job.tissue == "none":
+        return everything(shape, spacing), None
+    if job.tissue == "auto":
+        return find_tissue(overview, spacing), None
+    import shapely
+
+    polygons = read_region(Path(job.tissue))
+    region = shapely.union_all([shapely.make_valid(p) for p in polygons])
+    return from_polygons(polygons, slide.space.shape, shape, spacing), region
+
+
+def _warnings(slide: Slide, overview: NDArray[np.uint8], tissue: Tissue) -> tuple[str, ...]:
+    found = []
+    if not tissue.mask.any():
+        found.append("no tissue was found: use --tissue none or a region if there is some")
+    else:
+        stained, reason = looks_like_he(overview, tissue.mask)
+        if not stained:
+            found.append(f"the slide does not look like H&E ({reason}): check the cells")
+    return tuple(found)
+
+
+def _model(job: Job, overview: NDArray[np.uint8], tissue: Tissue) -> Model:
+    options: dict[str, Any] = {}
+    if job.stain == "macenko":
+        options["stain"] = macenko(overview[tissue.mask])
+    if job.batch is not None:
+        options["batch"] = job.batch
+    return load_model(job.model, device=job.device, precision=job.precision, **options)
+
+
+def _active(space: Space, spec: ModelSpec, tissue: Tissue) -> NDArray[np.bool_]:
+    """Patches whose core touches tissue: a property of the slide, never of the regions."""
+    grid = patch_grid(space, spec)
+    boxes = np.array([(*t.core.start, *t.core.stop) for t in grid], dtype=np.int64)
+    return tissue.touching(boxes, space.shape).reshape(grid.counts)
+
+
+def _parts(
+    job: Job,
+    slide: Slide,
+    print_of: dict[str, Any],
+    model: Model,
+    space: Space,
+    active: NDArray[np.bool_],
+    region: Any,
+) -> dict[str, Any]:
+    return {
+        "slide": print_of["key"],
+        "mpp": list(slide.mpp or ()),
+        "mpp_source": slide.mpp_source,
+        "scene": slide.scene,
+        "z": slide.z,
+        "model": model.spec.name,
+        "model_sha256": model.spec.sha256,
+        "patch": [*model.spec.patch, model.spec.margin, model.spec.batch],
+        "numerics": numerics_class(model),
+        "lattice": [list(space.shape), list(space.spacing)],
+        "tissue": "region" if region is not None else job.tissue,
+        "patches_sha256": hashlib.sha256(np.packbits(active).tobytes()).hexdigest(),
+        "region_sha256": None if region is None else hashlib.sha256(region.wkb).hexdigest(),
+        "stain": job.stain,
+        "simplify": job.simplify,
+    }

@@ -1,0 +1,181 @@
+"""Report: the record of a run, as it goes on and as ``run.json``."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psutil
+
+from wsiseg.atomic import atomic_write
+from wsiseg.engine.clock import Clock
+
+if TYPE_CHECKING:
+    from wsiseg.engine.store import RunFolder
+    from wsiseg.run.job import Job
+    from wsiseg.run.plan import Plan
+
+__all__ = ["Progress", "Report", "peak_rss_bytes", "process_began", "versions"]
+
+T = TypeVar("T")
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is."""
+
+    done: int
+    """Regions done, those of an earlier run included."""
+    total: int
+    """Regions that hold tissue."""
+    found: int
+    """Objects, and parts of objects at region faces, found by this run so far."""
+    seconds: float
+    """Since the first region of this run began."""
+    remaining: float | None
+    """Seconds to go, as the regions of this run suggest."""
+
+
+class Report:
+    """What a run did, how long it took, and what it left out."""
+
+    def __init__(self, facts: dict[str, Any], began: float) -> None:
+        self.clock = Clock()
+        self.facts = facts
+        self.dropped: Counter[str] = Counter()
+        self._began, self._first_region = began, time.time()
+        self._total = self._resumed = self._done = self._found = 0
+        self._peaks: dict[int, int] = {}
+
+    @classmethod
+    def begin(cls, job: Job, plan: Plan, folder: RunFolder, began: float) -> Report:
+        """The record of a run that is about to start."""
+        report = cls(_facts(job, plan, folder), began)
+        report.clock.add({"tissue": plan.tissue_seconds, "startup": time.time() - began})
+        report.clock.add({"startup": -plan.tissue_seconds})
+        return report
+
+    def regions(self, *, total: int, resumed: int) -> None:
+        """Say how many regions there are, and how many an earlier run has done."""
+        self._total, self._resumed, self._done = total, resumed, resumed
+        self.facts["regions"] = {"total": total, "resumed": resumed}
+
+    def started_regions(self) -> None:
+        """Regions begin now; what went before was start-up."""
+        now = time.time()
+        counted = sum(self.clock.seconds.values())
+        self.clock.add({"startup": max(0.0, now - self._began - counted)})
+        self._first_region = now
+
+    def region_done(self, seconds: dict[str, float], process: tuple[int, int], found: int) -> None:
+        """Count one region that this run has computed."""
+        self.clock.add(seconds)
+        self._peaks[process[0]] = process[1]
+        self._done += 1
+        self._found += found
+
+    def progress(self) -> Progress:
+        """How far it is."""
+        elapsed = time.time() - self._first_region
+        fresh = self._done - self._resumed
+        remaining = elapsed / fresh * (self._total - self._done) if fresh else None
+        return Progress(self._done, self._total, self._found, elapsed, remaining)
+
+    def drop(self, counts: dict[str, int]) -> None:
+        """Count what was left out, by reason."""
+        self.dropped.update(counts)
+
+    def written(self, cells: int, dropped: dict[str, int]) -> None:
+        """Count what went into the files and what could not."""
+        self.facts["cells"] = cells
+        self.drop(dropped)
+
+    def iterate(self, stage: str, items: Iterable[T]) -> Iterator[T]:
+        """``items``, with the time it takes to make them counted towards ``stage``."""
+        iterator = iter(items)
+        while True:
+            with self.clock(stage):
+                item = next(iterator, None)
+            if item is None:
+                return
+            yield item
+
+    def finish(self, own_peak: int) -> None:
+        """Close the books."""
+        self._peaks[os.getpid()] = own_peak
+        self.clock.add({"total": time.time() - self._began})
+        seconds = {name: round(value, 3) for name, value in self.clock.seconds.items()}
+        self.facts |= {
+            "dropped": {name: n for name, n in sorted(self.dropped.items()) if n},
+            "seconds": seconds,
+            "peak_rss_bytes": sum(self._peaks.values()),
+            "processes": len(self._peaks),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+
+    def write(self, path: Path) -> None:
+        """Write ``run.json``."""
+        with atomic_write(path) as file:
+            file.write(json.dumps(self.facts, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+def peak_rss_bytes() -> int:
+    """Largest resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def process_began() -> float:
+    """When this process was started, epoch seconds."""
+    return float(psutil.Process().create_time())
+
+
+def versions() -> dict[str, str]:
+    """Versions of wsiseg, of Python and of what the cells depend on."""
+    names = ("wsiseg", "numpy", "numba", "shapely", "pyarrow", "openslide-python", "tifffile")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def _facts(job: Job, plan: Plan, folder: RunFolder) -> dict[str, Any]:
+    slide, spec = plan.slide, plan.spec
+    return {
+        "schema": SCHEMA,
+        "slide": {
+            "uri": slide.uri,
+            "format": slide.format,
+            "shape": list(slide.space.shape),
+            "mpp": list(slide.mpp or ()),
+            "mpp_source": slide.mpp_source,
+            "scene": slide.scene,
+            "z": slide.z,
+        },
+        "model": {
+            "name": spec.name,
+            "sha256": spec.sha256,
+            "licence": spec.licence,
+            "classes": list(spec.classes),
+            "spacing_um": list(plan.space.spacing),
+        },
+        "key": folder.key,
+        "parameters": plan.parts,
+        "grid": folder.grid,
+        "exact": spec.exact,
+        "tissue_mm2": plan.tissue_mm2,
+        "analysed_mm2": plan.analysed_mm2,
+        "cells": 0,
+        "warnings": list(plan.warnings),
+        "recomputed_regions": folder.recomputed,
+        "files": [*job.files.values(), "preview.png", "run.json"],
+        "versions": versions(),
+    }
