@@ -20,6 +20,7 @@ from wsiseg.atomic import (
     output_error,
     remove_temporaries,
     temporary_name,
+    write_new,
 )
 from wsiseg.errors import LockedError, OutputError
 
@@ -115,6 +116,17 @@ def test_a_full_disk_ends_in_a_typed_error_and_leaves_the_old_file(small_disk: P
     assert caught.value.errno == errno.ENOSPC
     assert path.read_bytes() == b"old"
     assert os.listdir(small_disk) == ["a.bin"]
+
+
+def test_a_new_file_that_does_not_fit_leaves_nothing(small_disk: Path) -> None:
+    with pytest.raises(OSError, match="No space"):
+        write_new(small_disk / "a", [bytes(1 << 20)])
+    assert os.listdir(small_disk) == []
+    write_new(small_disk / "a", [b"1", b"2"])
+    assert (small_disk / "a").read_bytes() == b"12"
+    with pytest.raises(FileExistsError):
+        write_new(small_disk / "a", [b"3"])
+    assert (small_disk / "a").read_bytes() == b"12"
 
 
 def test_a_read_only_file_system_ends_in_a_typed_error(small_disk: Path) -> None:

@@ -7,9 +7,21 @@ from typing import TypeVar, cast
 
 import numba
 
+__all__ = ["instruction_set", "kernel"]
+
+_SETS = ("avx512bf16", "avx512f", "avx2", "avx", "sve", "neon")
+
 F = TypeVar("F", bound=Callable[..., object])
 
 
 def kernel(function: F) -> F:
     """Compile ``function`` at its first call; the machine code is cached on disk."""
     return cast("F", numba.njit(cache=True, nogil=True)(function))
+
+
+def instruction_set() -> str:
+    """The widest instruction set of this machine that kernels and libraries may use."""
+    from llvmlite.binding import get_host_cpu_features
+
+    features = get_host_cpu_features()
+    return next((name for name in _SETS if features.get(name)), "baseline")

@@ -67,6 +67,11 @@ def test_neighbours_share_no_pixel_and_leave_none_out():
     assert (painted(boxes).sum(axis=0) == 1).all()
 
 
+def test_a_centre_on_an_outline_belongs_to_the_right_and_below():
+    mask = painted(np.array([shapely.box(0.5, 0.5, 2.5, 1.5)]))[0]
+    assert np.argwhere(mask).tolist() == [[0, 0], [0, 1]]
+
+
 def test_whole_pixel_outlines_give_their_pixels_back():
     masks = painted(np.array([shapely.box(3, 5, 9, 6), shapely.box(-4, -4, 2, 1)]))
     assert np.argwhere(masks[0]).tolist() == [[5, c] for c in range(3, 9)]

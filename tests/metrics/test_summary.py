@@ -89,7 +89,15 @@ def test_detection_scores_have_their_names():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"empty": "0"}, {"iou": ()}, {"radius": 0}, {"mpp": -1}, {"radius": float("nan")}]
+    "bad",
+    [
+        {"empty": "0"},
+        {"iou": ()},
+        {"iou": (0.5, 0.5)},
+        {"radius": 0},
+        {"mpp": -1},
+        {"radius": float("nan")},
+    ],
 )
 def test_rules_that_mean_nothing_are_refused(bad):
     with pytest.raises(InputFileError):

@@ -8,8 +8,9 @@ from wsiseg.errors import ModelError
 from wsiseg.geometry.links import FOREGROUND, components, inner_links
 from wsiseg.model.flood import Immersion, flood
 
-RULE = Immersion(levels=(200, 160, 120, 90, 60), steps=(2, 1, 2, 0, 3), min_seed=4)
-TIGHT = Immersion(levels=(180, 100), steps=(1, 2), min_seed=3)
+RULE = Immersion(levels=(200, 160, 120, 90, 60), steps=(2, 1, 2, 0, 3), min_seed=4, radius=3)
+TIGHT = Immersion(levels=(180, 100), steps=(1, 2), min_seed=3, radius=2)
+FINE = Immersion(tuple(range(230, 0, -15)), (1, 0) * 8, min_seed=9, radius=4)
 
 
 def smooth_field(seed, shape, sigma=1.5):
@@ -77,6 +78,14 @@ def test_links_do_depend_on_pixels_several_steps_away():
     assert 4 <= furthest <= TIGHT.reach
 
 
+def walk(start, allowed, steps, beside):
+    """Pixels of ``allowed`` within ``steps`` of ``start``."""
+    found = {start}
+    for _ in range(steps):
+        found |= {q for p in found for _, _, q in beside(p) if q in allowed}
+    return found
+
+
 def reference(landscape, mask, rule):
     """The rule as it reads, over sets of pixels: slow and independent of the queue."""
     ndim, steps = mask.ndim, [(i, d) for i in range(mask.ndim) for d in (-1, 1)]
@@ -97,18 +106,9 @@ def reference(landscape, mask, rule):
             owned |= {p for p, _ in joined}
             pairs |= {frozenset(pair) for pair in joined}
         rest = above - owned
-        while rest:
-            stack = [rest.pop()]
-            part = set(stack)
-            while stack:
-                for _, _, q in beside(stack.pop()):
-                    if q in rest:
-                        rest.remove(q)
-                        part.add(q)
-                        stack.append(q)
-            if len(part) >= rule.min_seed:
-                owned |= part
-                pairs |= {frozenset((p, q)) for p in part for _, _, q in beside(p) if q in part}
+        seeds = {p for p in rest if len(walk(p, rest, rule.radius, beside)) >= rule.min_seed}
+        owned |= seeds
+        pairs |= {frozenset((p, q)) for p in seeds for _, _, q in beside(p) if q in seeds}
     links = np.zeros(mask.shape, dtype=np.uint8)
     for p in owned:
         links[p] |= FOREGROUND
@@ -123,7 +123,7 @@ def reference(landscape, mask, rule):
 @given(
     seed=st.integers(0, 10**6),
     shape=st.sampled_from([(1, 1), (1, 17), (23, 19), (5, 7, 6), (1, 9, 8), (31,)]),
-    rule=st.sampled_from([RULE, TIGHT, Immersion((0,), (0,), 1), Immersion((255, 0), (0, 9), 2)]),
+    rule=st.sampled_from([RULE, TIGHT, FINE, Immersion((0,), (0,), 1, 0), Immersion((255, 0), (0, 9), 6, 4)]),
 )
 def test_flood_does_what_its_rule_says(seed, shape, rule):
     landscape, mask = smooth_field(seed, shape, sigma=1.0)
@@ -134,7 +134,7 @@ def test_flood_does_what_its_rule_says(seed, shape, rule):
 def test_plateaus_and_equal_neighbours_have_one_answer(levels):
     landscape = np.repeat(np.repeat(np.arange(levels, dtype=np.uint8)[::-1], 5)[None] * 80, 9, 0)
     mask = np.ones_like(landscape, dtype=bool)
-    rule = Immersion((150, 70, 0), (1, 1, 1), 2)
+    rule = Immersion((150, 70, 0), (1, 1, 1), 2, 1)
     np.testing.assert_array_equal(flood(landscape, mask, rule), reference(landscape, mask, rule))
 
 
@@ -151,7 +151,7 @@ def two_hills(distance, radius=9.0, ndim=2):
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_two_touching_hills_are_two_objects_cut_at_the_saddle(ndim):
     landscape = two_hills(12, ndim=ndim)
-    rule = Immersion((220, 180, 140, 100, 60, 20, 1), (4,) * 7, 4)
+    rule = Immersion((220, 180, 140, 100, 60, 20, 1), (4,) * 7, 4, 3)
     labels = components(flood(landscape, landscape > 0, rule))
     assert labels.max() == 2
     np.testing.assert_array_equal(labels > 0, landscape > 0)
@@ -162,7 +162,7 @@ def test_two_touching_hills_are_two_objects_cut_at_the_saddle(ndim):
 
 def test_a_single_hill_stays_one_object_of_all_its_pixels():
     landscape = two_hills(0)
-    labels = components(flood(landscape, landscape > 0, Immersion((200, 120, 1), (5, 5, 8), 4)))
+    labels = components(flood(landscape, landscape > 0, Immersion((200, 120, 1), (5, 5, 8), 4, 3)))
     np.testing.assert_array_equal(labels, landscape > 0)
 
 
@@ -171,7 +171,7 @@ def test_specks_below_min_seed_become_background():
     mask[2:4, 2:4] = True  # 4 px
     mask[10:13, 10] = True  # 3 px
     landscape = np.full((20, 20), 100, dtype=np.uint8)
-    links = flood(landscape, mask, Immersion((50,), (0,), 4))
+    links = flood(landscape, mask, Immersion((50,), (0,), 4, 3))
     assert np.count_nonzero(links) == 4
     assert links[2, 2] == FOREGROUND | 3
 
@@ -212,18 +212,19 @@ def test_an_empty_lattice_has_no_links(shape):
 @pytest.mark.parametrize(
     "arguments",
     [
-        dict(levels=(), steps=(), min_seed=1),
-        dict(levels=(100, 100), steps=(1, 1), min_seed=1),
-        dict(levels=(100, 200), steps=(1, 1), min_seed=1),
-        dict(levels=(256,), steps=(1,), min_seed=1),
-        dict(levels=(100, -1), steps=(1, 1), min_seed=1),
-        dict(levels=(100,), steps=(1, 1), min_seed=1),
-        dict(levels=(100,), steps=(-1,), min_seed=1),
-        dict(levels=(100,), steps=(1,), min_seed=0),
+        dict(levels=(), steps=(), min_seed=1, radius=1),
+        dict(levels=(100, 100), steps=(1, 1), min_seed=1, radius=1),
+        dict(levels=(100, 200), steps=(1, 1), min_seed=1, radius=1),
+        dict(levels=(256,), steps=(1,), min_seed=1, radius=1),
+        dict(levels=(100, -1), steps=(1, 1), min_seed=1, radius=1),
+        dict(levels=(100,), steps=(1, 1), min_seed=1, radius=1),
+        dict(levels=(100,), steps=(-1,), min_seed=1, radius=1),
+        dict(levels=(100,), steps=(1,), min_seed=0, radius=1),
+        dict(levels=(100,), steps=(1,), min_seed=1, radius=-1),
     ],
 )
 def test_constants_that_make_no_sense_are_refused(arguments):
-    with pytest.raises(ModelError, match=r"levels|steps"):
+    with pytest.raises(ModelError, match=r"levels|steps|radius"):
         Immersion(**arguments)
 
 

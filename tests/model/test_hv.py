@@ -22,8 +22,9 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 def _same_partition(a, b):
     """Whether two label images name the same sets of pixels, whatever the numbers."""
-    pairs = np.unique(np.stack([a.ravel(), b.ravel()]), axis=1)
-    return pairs.shape[1] == len(np.unique(a)) == len(np.unique(b)) and not pairs[:, 0].any()
+    pairs = np.unique(a.astype(np.int64) * (int(b.max()) + 1) + b)
+    one_to_one = len(pairs) == len(np.unique(a)) == len(np.unique(b))
+    return one_to_one and np.array_equal(a == 0, b == 0)
 
 
 def _best_iou(truth, found):
@@ -42,7 +43,7 @@ def _voronoi(shape, sites, rng):
     nearest = ((at[..., None, :] - points) ** 2).sum(axis=-1).argmin(axis=-1) + 1
     centre = np.array(shape) / 2
     inside = (((at - centre) / centre) ** 2).sum(axis=-1) < 1
-    return np.where(inside, nearest, 0)
+    return components(links_of(np.where(inside, nearest, 0)))
 
 
 def _ellipses(shape, count, rng):
@@ -101,11 +102,8 @@ def test_objects_far_larger_than_the_scale_come_back_exactly(kind):
 @given(seed=SEEDS, sites=st.integers(2, 25))
 def test_convex_objects_that_touch_come_back(shape, seed, sites):
     labels = _voronoi(shape, sites, np.random.default_rng(seed))
-    found = hv.decode(hv.encode(labels))
-    large = np.bincount(labels.ravel(), minlength=sites + 1)[1:] >= 100
-    iou = np.zeros(sites)
-    iou[: labels.max()] = _best_iou(labels, found)
-    assert (iou[large] > 0.9).all()
+    iou = _best_iou(labels, hv.decode(hv.encode(labels)))
+    assert (iou[np.bincount(labels.ravel())[1:] >= 100] > 0.9).all()
 
 
 @settings(max_examples=30, deadline=None)
@@ -154,7 +152,7 @@ def test_an_axis_more_changes_nothing():
 @pytest.mark.parametrize("roughness", [0.5, 1.5])
 def test_links_depend_on_maps_within_reach_only(shape, roughness):
     rng = np.random.default_rng(9)
-    rule = hv.VoteRule(steps=3)
+    rule = hv.VoteRule(patience=1, steps=2)
     prob = ndimage.gaussian_filter(rng.normal(size=shape), 2)
     votes = rng.normal(size=(len(shape), *shape)) * roughness / rule.scale
     maps = Maps(
@@ -185,11 +183,14 @@ def test_an_artefact_edge_changes_only_the_nuclei_under_it():
     after = hv.decode(broken)
     under = np.zeros(labels.shape, dtype=bool)
     under[999:1061, 999:1061] = True
-    outside = np.setdiff1d(np.arange(1, before.max() + 1), before[under])
-    assert before.max() - len(outside) < 12
-    kept = np.isin(before, outside)
+    hit = np.zeros(before.max() + 1, dtype=bool)
+    hit[before[under]] = True
+    assert 1 < np.count_nonzero(hit) < 12
+    kept = ~hit[before] & (before > 0)
     assert _same_partition(np.where(kept, before, 0), np.where(kept, after, 0))
-    assert not np.isin(after[~kept], after[kept & (after > 0)]).any()
+    reused = np.zeros(after.max() + 1, dtype=bool)
+    reused[after[kept]] = True
+    assert not reused[after[~kept]].any()
 
 
 @pytest.mark.parametrize(("sigma", "noise", "least"), [(1, 1, 0.95), (2, 1, 0.93), (3, 0.3, 0.85)])
@@ -213,8 +214,8 @@ def test_a_leak_of_one_pixel_does_not_merge_a_smeared_pair():
     leaky = replace(maps, hv=maps.hv.copy())
     leaky.hv[:, 20, 29] = maps.hv[:, 20, 28] + np.array([0, 1 / 128], dtype=np.float16)
     leaky.hv[:, 20, 30] = maps.hv[:, 20, 29] + np.array([0, 1 / 128], dtype=np.float16)
-    for given in (maps, leaky):
-        iou = _best_iou(labels, hv.decode(given))
+    for some in (maps, leaky):
+        iou = _best_iou(labels, hv.decode(some))
         assert (iou > 0.85).all()
 
 

@@ -21,7 +21,7 @@ from wsiseg.geometry.links import FOREGROUND, components, links_of
 from wsiseg.image.source import Source
 from wsiseg.model.base import LocalModel, Maps, Model, ModelSpec
 
-__all__ = ["RegionWork", "find_objects", "region_grid", "regions_to_do"]
+__all__ = ["RegionWork", "find_objects", "region_grid", "regions_to_do", "warm_up"]
 
 
 def region_grid(space: Space, spec: ModelSpec, region: int) -> TileGrid:
@@ -72,6 +72,17 @@ class RegionWork:
                 f"{tile.read.shape}, got {decoded.dtype} {decoded.shape}"
             )
         return decoded
+
+
+def warm_up(model: Model, source: Source) -> None:
+    """Compile kernels and load weights on blank pixels, so that no region pays for it."""
+    spec = model.spec
+    blank = np.zeros((spec.batch, *spec.patch, source.channels), dtype=source.dtype)
+    maps = model(blank)
+    one = Maps(prob=maps.prob[0], hv=maps.hv[0], classes=maps.classes[0])
+    grid = TileGrid(spec.patch, spec.patch, 0)
+    decoded = model.links(one) if isinstance(model, LocalModel) else links_of(model.decode(one))
+    cut(grid[(0,) * len(spec.patch)], decoded, one, grid)
 
 
 def cut(tile: Tile, links: NDArray[np.uint8], maps: Maps, grid: TileGrid) -> Fragments:

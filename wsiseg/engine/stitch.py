@@ -43,12 +43,8 @@ class Fragments:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """As named arrays, for storing."""
-        parts = {"runs": self.objects.runs, "offsets": self.objects.offsets}
-        parts |= {"sums": self.objects.sums, "leads_to": self.leads_to}
-        return parts | {
-            "entered_at": self.entered_at,
-            "views": self.views,
-        }
+        own = {name: getattr(self.objects, name) for name in ("runs", "offsets", "sums")}
+        return own | {name: getattr(self, name) for name in ("leads_to", "entered_at", "views")}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Fragments:

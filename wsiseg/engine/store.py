@@ -19,23 +19,17 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from wsiseg.atomic import (
-    make_folder,
-    publish,
-    remove_temporaries,
-    temporary_name,
-    write_new,
-    writing,
-)
-from wsiseg.engine.blob import HEADER_SIZE, Arrays, Label, digest, pack, sealed_size, unpack
-from wsiseg.engine.lock import LOCK, RunLock, current_token
+from wsiseg.atomic import make_folder, remove_temporaries, writing
+from wsiseg.engine.blob import Arrays, digest
+from wsiseg.engine.lock import LOCK, RunLock
 from wsiseg.engine.manifest import MANIFEST, Manifest, differences, plain
+from wsiseg.engine.results import REGIONS, SUFFIX, RegionStore, region_name
 from wsiseg.errors import ForeignFolderError, KeyMismatchError, OutputError, RunFolderError
 
 __all__ = ["FINAL_FILES", "WORK", "RegionStore", "RunFolder"]
@@ -52,94 +46,7 @@ FINAL_FILES = (
 )
 """The names that a run may write in its folder, and that a fresh start removes."""
 
-_REGIONS = "regions"
-_SUFFIX = ".wsr"
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
-
-
-@dataclass(frozen=True, slots=True)
-class RegionStore:
-    """Where workers put and find region results; made by RunFolder, pickles by reference.
-
-    Thread-safe. Saving the same region twice is harmless: equal results are equal bytes.
-    """
-
-    work: Path
-    """The hidden folder."""
-    key: str
-    """Key of the run."""
-    grid: str
-    """Hash of its grid."""
-    token: str
-    """The run's token: a worker whose run has been succeeded cannot publish."""
-
-    def save(
-        self, number: int, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]
-    ) -> None:
-        """Publish the result of region ``number``: whole and durable, or not at all.
-
-        ``arrays`` of any shape (bool, integers, floats), ``meta`` plain JSON without NaN. Raises
-        OutputError where the disk does not allow it, RunFolderError where the run is fenced off.
-        """
-        self.put(_region_name(number), arrays, meta)
-
-    def load(self, number: int) -> tuple[Arrays, dict[str, Any]]:
-        """The result of region ``number``; RunFolderError if it is absent or damaged."""
-        return self.get(_region_name(number))
-
-    def put(self, name: str, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
-        """Publish the blob ``name``, see `save`."""
-        target = self.path(name)
-        parts = pack(self.label(name), arrays, meta)
-        temporary = target.parent / temporary_name(self.token)
-        with writing(target):
-            try:
-                write_new(temporary, parts)
-                self._check_token()  # as late as possible
-                publish(temporary, target)
-            except FileNotFoundError:
-                self._check_token()  # a successor has swept our file away
-                raise
-            finally:
-                with suppress(OSError):
-                    temporary.unlink()
-
-    def get(self, name: str) -> tuple[Arrays, dict[str, Any]]:
-        """Arrays and meta of the blob ``name``; RunFolderError if it is absent or damaged."""
-        path = self.path(name)
-        try:
-            return unpack(self.label(name), path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise RunFolderError(
-                f"the stored result {path} is absent or damaged ({error}): run the same command "
-                "again, and it is computed anew"
-            ) from error
-
-    def listed(self, name: str) -> bool:
-        """Whether the blob ``name`` has our label and the right size (its seal is not checked).
-
-        Raises OSError where it cannot be read.
-        """
-        with self.path(name).open("rb") as file:
-            header, size = file.read(HEADER_SIZE), os.fstat(file.fileno()).st_size
-        return sealed_size(self.label(name), header) == size
-
-    def label(self, name: str) -> Label:
-        """The label of a blob."""
-        return Label(self.key, self.grid, name)
-
-    def path(self, name: str) -> Path:
-        """Where a blob lies."""
-        folder = self.work / _REGIONS if name.isdecimal() else self.work
-        return folder / (name + _SUFFIX)
-
-    def _check_token(self) -> None:
-        if current_token(self.work) != self.token:
-            raise RunFolderError(
-                f"fenced: this process belongs to a run that no longer holds {self.work.parent}, "
-                "because it ended, another one took over, or the folder was removed; the result "
-                "was not written"
-            )
 
 
 class RunFolder:
@@ -182,7 +89,7 @@ class RunFolder:
         try:
             asked = Manifest(key, plain(parts), plain(grid))
             stored = None if fresh else _stored(root, asked, resume)
-            make_folder(root / WORK / _REGIONS)
+            make_folder(root / WORK / REGIONS)
             with writing(root):
                 _clean(root, fresh)
             base = stored or asked
@@ -236,7 +143,7 @@ class RunFolder:
         Results of another key or grid, which only a late writer can leave, are removed.
         """
         found = set()
-        for path in (self.path / WORK / _REGIONS).glob("*" + _SUFFIX):
+        for path in (self.path / WORK / REGIONS).glob("*" + SUFFIX):
             with suppress(OSError):  # what cannot be read is not done, and may be sound
                 if path.stem.isdecimal() and self.store.listed(path.stem):
                     found.add(int(path.stem))
@@ -246,7 +153,7 @@ class RunFolder:
 
     def verify(self, number: int) -> bool:
         """Whether the result of a region is intact; a damaged one is removed and counted."""
-        return self._verify(_region_name(number))
+        return self._verify(region_name(number))
 
     def verified(self) -> set[int]:
         """Regions that a resume need not compute again: done, and every seal checked."""
@@ -289,12 +196,6 @@ class RunFolder:
         return False
 
 
-def _region_name(number: int) -> str:
-    if number < 0 or number != int(number):
-        raise RunFolderError(f"a region has a number >= 0, got {number!r}")
-    return f"{int(number):08d}"
-
-
 def _stage_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise RunFolderError(f"a stage has a name such as 'tissue', got {name!r}")
@@ -316,7 +217,7 @@ def _must_be_ours(root: Path) -> None:
         raise ForeignFolderError(f"{root} is a file, not a folder: choose another --out")
     names = sorted(os.listdir(root))
     work = root / WORK
-    for folder in (work, work / _REGIONS):
+    for folder in (work, work / REGIONS):
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
             raise _foreign(root, folder)
     if (work / MANIFEST).exists():
@@ -329,7 +230,7 @@ def _must_be_ours(root: Path) -> None:
 
 def _strangers(work: Path) -> list[str]:
     names = sorted(os.listdir(work)) if work.exists() else []
-    ours = (LOCK, _REGIONS, ".wsiseg-")
+    ours = (LOCK, REGIONS, ".wsiseg-")
     return [f"{WORK}/{name}" for name in names if not name.startswith(ours)]
 
 
@@ -361,9 +262,9 @@ def _clean(root: Path, fresh: bool) -> None:
     The old manifest goes last, by being replaced: who is killed in between finds a run folder.
     """
     work = root / WORK
-    for folder in (root, work, work / _REGIONS):
+    for folder in (root, work, work / REGIONS):
         remove_temporaries(folder)
     if fresh:
-        blobs = [*work.glob("*" + _SUFFIX), *(work / _REGIONS).iterdir()]
+        blobs = [*work.glob("*" + SUFFIX), *(work / REGIONS).iterdir()]
         for path in [*(root / name for name in FINAL_FILES), *blobs]:
             path.unlink(missing_ok=True)

@@ -25,8 +25,8 @@ SMALLEST_AREA = 0.01
 
 _DECIMALS = 2
 _POLYGON, _MULTIPOLYGON = 3, 6
-# Beyond this, px, float32 (QuPath's packed coordinates) is coarser than 0.01 px and moves vertices
-_FLOAT32_LIMIT = 2**17
+# QuPath packs coordinates into float32, which moves them by 0.0005 px at 2**13 px, 0.004 at 2**16
+_FLOAT32_MOVES = 2**13
 _COARSE = 0.25  # px: exact in two decimals, and in float32 up to 4 million px
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _KEPT, _NOT_POLYGON, _NOT_FINITE, _TOO_SMALL, _INVALID = range(5)
@@ -152,33 +152,30 @@ def _sound(geometry: NDArray[Any]) -> NDArray[np.bool_]:
     """(N,) whether each is valid, also in the float32 coordinates that QuPath reads it into."""
     sound = np.asarray(shapely.is_valid(geometry))
     xy, owner = shapely.get_coordinates(geometry, return_index=True)
-    moved = (np.abs(xy) > _FLOAT32_LIMIT) & (xy != xy.astype(np.float32))
+    moved = (np.abs(xy) > _FLOAT32_MOVES) & (xy != xy.astype(np.float32))
     far = np.unique(owner[moved.any(axis=1)])
     if far.size:
-        packed = shapely.set_coordinates(
-            geometry[far], shapely.get_coordinates(geometry[far]).astype(np.float32)
-        )
-        sound[far] &= shapely.is_valid(packed)
+        there = shapely.get_coordinates(geometry[far]).astype(np.float32)
+        sound[far] &= shapely.is_valid(shapely.set_coordinates(geometry[far].copy(), there))
     return sound
 
 
 def _repaired(geometry: Any) -> tuple[Any, int]:
-    """An outline of the same shape that is sound on the 0.01 px grid, and what became of it.
+    """A sound outline of the same shape, and what became of it.
 
-    Where float32 is coarser than that grid, a grid of 0.25 px is tried.
+    On the 0.01 px grid, or on one of 0.25 px where float32 would move it off that.
     """
-    for grid in (10.0**-_DECIMALS, _COARSE):
-        try:
-            whole = shapely.make_valid(geometry, method="structure", keep_collapsed=False)
-            snapped = shapely.set_precision(polygonal_part(whole), grid)
-        except shapely.GEOSException:
-            return None, _INVALID
-        fixed = _unwrapped(_rounded(np.array([polygonal_part(snapped)], dtype=object)))
-        if shapely.is_empty(fixed[0]):
-            return None, _TOO_SMALL
-        if _sound(fixed)[0]:
-            return fixed[0], _KEPT
-    return None, _INVALID
+    near = np.abs(shapely.bounds(geometry)).max() <= _FLOAT32_MOVES
+    try:
+        whole = shapely.make_valid(geometry, method="structure", keep_collapsed=False)
+        grid = 10.0**-_DECIMALS if near else _COARSE
+        snapped = shapely.set_precision(polygonal_part(whole), grid)
+    except shapely.GEOSException:
+        return None, _INVALID
+    fixed = _unwrapped(_rounded(np.array([polygonal_part(snapped)], dtype=object)))
+    if shapely.is_empty(fixed[0]):
+        return None, _TOO_SMALL
+    return (fixed[0], _KEPT) if _sound(fixed)[0] else (None, _INVALID)
 
 
 def polygonal_part(geometry: Any) -> Any:

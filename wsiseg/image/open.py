@@ -146,7 +146,7 @@ def _refused(path: Path, head: bytes, refusals: list[tuple[str, WsisegError]]) -
     # what says "mine, but damaged" tells more than "not mine"; among equals the last, most general
     damaged = [r for r in refusals if not isinstance(r[1], UnsupportedFormatError)]
     asked = damaged or [r for r in refusals if r[0] not in ("aperio", "oriented-tiff", "ome-tiff")]
-    if not asked or [name for name, _ in asked] == ["openslide"] and not damaged:
+    if not asked or ([name for name, _ in asked] == ["openslide"] and not damaged):
         return UnsupportedFormatError(
             f"{path}: no reader knows this format (it begins with {head[:16]!r}); supported are "
             "SVS, NDPI, MRXS, SCN, BIF, DICOM, OME-TIFF, TIFF, OME-Zarr, PNG and JPEG"

@@ -29,7 +29,7 @@ BAND = 1 << 24  # source px read at a time
 
 @dataclass(frozen=True, slots=True)
 class Taps:
-    """Which source px make the target px ``start .. start + len`` of one axis, and their weights."""
+    """Which source px make N neighbouring target px of one axis, and with what weights."""
 
     first: NDArray[np.int64]
     """(N,) first source px of each."""

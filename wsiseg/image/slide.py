@@ -25,11 +25,9 @@ SAME_LATTICE = 0.05  # a level this near to the wanted spacing is read without r
 
 Reader = Callable[[Box], NDArray[np.uint8]]
 
-# what the decoders and file systems beneath raise on bytes that are not as they should be
-DECODE_ERRORS = (
-    OSError, ValueError, RuntimeError, LookupError, TypeError, EOFError, ArithmeticError,
-    AttributeError, AssertionError, MemoryError,
-)  # fmt: skip
+# decoders raise what they like on damaged bytes (SyntaxError, struct.error, ...); all of it is
+# turned into UnreadableSlideError where it meets them, and nothing is swallowed
+DECODE_ERRORS = (Exception,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +208,8 @@ class Slide:
         """
         if self.mpp is None:
             raise MissingSpacingError(
-                f"{self.uri}: reading at {spacing} µm needs the pixel size, and {self.mpp_problem}; "
-                "give it with --mpp (mpp=... in Python), in µm per px"
+                f"{self.uri}: reading at {spacing} µm needs the pixel size, and "
+                f"{self.mpp_problem}; give it with --mpp (mpp=... in Python), in µm per px"
             )
         y, x = spacing if isinstance(spacing, tuple) else (spacing, spacing)
         if not all(isfinite(v) and v > 0 for v in (y, x)):

@@ -75,7 +75,7 @@ class _LevelArray:
         return self._slide.read_level(self._level, box)[(slice(None), slice(None), *rest)]
 
 
-class LevelStore(Store):
+class LevelStore(Store):  # type: ignore[misc]  # zarr is not followed by mypy here
     """A zarr v3 store of one uncompressed array, whose chunks are read from a level."""
 
     def __init__(self, slide: Slide, level: int) -> None:

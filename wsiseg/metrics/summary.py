@@ -72,8 +72,8 @@ class Rules:
 
     def __post_init__(self) -> None:
         check_empty(self.empty)
-        if not self.iou:
-            raise InputFileError("at least one IoU threshold is needed, got none")
+        if not self.iou or len({f"{t:g}" for t in self.iou}) < len(self.iou):
+            raise InputFileError(f"IoU thresholds must be one or several, each once: {self.iou}")
         if not self.radius > 0 or not (self.mpp is None or self.mpp > 0):
             raise InputFileError(
                 f"radius and mpp must be > 0, got radius {self.radius} and mpp {self.mpp}"

@@ -21,6 +21,7 @@ from wsiseg.jit import kernel
 __all__ = ["Immersion", "flood"]
 
 _FREE, _LABELLED, _QUEUED, _VISITED = 1, 2, 3, 4  # states of foreground; 0 is outside
+_SEED = 5
 _NEVER = 255  # level index of pixels that no level reaches
 
 
@@ -32,8 +33,9 @@ class Immersion:
 
     1. for ``steps[k]`` synchronous steps, every pixel without an object that touches one (by a
        face) joins it, through its highest neighbour that has one;
-    2. what is still without an object, and connected to at least ``min_seed`` pixels of the same
-       kind, becomes a new object.
+    2. every pixel still without an object that can walk, within ``radius`` steps over pixels of
+       its kind, to at least ``min_seed`` of them (itself included) is a seed; adjacent seeds of
+       one level are one new object.
 
     What the last level leaves is background. Errs towards leaving a shallow pair merged: a
     second top becomes an object only where a level and ``min_seed`` both tell it apart.
@@ -45,25 +47,27 @@ class Immersion:
     """Steps of growth at each level."""
     min_seed: int
     """Pixels of which a new object is made, at least."""
+    radius: int
+    """Steps within which they are counted."""
 
     def __post_init__(self) -> None:
         falling = all(a > b for a, b in zip(self.levels, self.levels[1:], strict=False))
         if not (self.levels and falling and 0 <= self.levels[-1] and self.levels[0] <= 255):
             raise ModelError(f"levels must fall strictly within 255..0, got {self.levels}")
-        if len(self.steps) != len(self.levels) or min(self.steps) < 0 or self.min_seed < 1:
+        if len(self.steps) != len(self.levels) or min(self.steps) < 0:
+            raise ModelError(f"{len(self.levels)} levels need as many steps >= 0: {self.steps}")
+        if self.min_seed < 1 or self.radius < 0:
             raise ModelError(
-                f"{len(self.levels)} levels need as many steps >= 0 and a min_seed >= 1, got "
-                f"steps {self.steps} and min_seed {self.min_seed}"
+                f"a flood needs min_seed >= 1 and radius >= 0, got {self.min_seed}, {self.radius}"
             )
 
     @property
     def reach(self) -> int:
         """Px: the links of a pixel depend on landscape and mask at most this far away.
 
-        A step looks 1 px further; whether a component has ``min_seed`` pixels is decided within
-        ``min_seed - 1`` px; and a link asks both of its ends.
+        A step looks 1 px further, a count of seeds ``radius`` px, and a link asks both its ends.
         """
-        return sum(self.steps) + len(self.levels) * (self.min_seed - 1) + 1
+        return sum(self.steps) + len(self.levels) * self.radius + 1
 
 
 def flood(
@@ -89,7 +93,8 @@ def flood(
     level[inner] = np.where(mask, _level_table(rule)[landscape], np.uint8(_NEVER))
     steps = np.array(rule.steps, dtype=np.int64)
     strides = np.array(height.strides, dtype=np.int64)  # of bytes: one per px
-    links = _flood(level.ravel(), height.ravel(), strides, steps, rule.min_seed)
+    seed = (rule.min_seed, rule.radius)
+    links = _flood(level.ravel(), height.ravel(), strides, steps, seed)
     return np.ascontiguousarray(links.reshape(height.shape)[inner])
 
 
@@ -106,7 +111,7 @@ def _flood(
     height: NDArray[np.uint8],
     strides: NDArray[np.int64],
     steps: NDArray[np.int64],
-    min_seed: int,
+    seed: tuple[int, int],
 ) -> NDArray[np.uint8]:
     """Links of a flattened, padded lattice: ``level`` (N,) is the level that reaches a pixel."""
     order, starts = _by_level(level, len(steps))
@@ -116,6 +121,7 @@ def _flood(
     links = np.zeros(level.size, dtype=np.uint8)
     queue = np.empty(order.size, dtype=np.int64)
     spare = np.empty(order.size, dtype=np.int64)
+    stamp = np.zeros(level.size, dtype=np.int32)
     waiting = 0
     for k in range(len(steps)):
         surfaced = order[starts[k] : starts[k + 1]]
@@ -128,7 +134,9 @@ def _flood(
             queue, spare = spare, queue
         for j in range(waiting):
             state[queue[j]] = _FREE
-        _open_basins(surfaced, spare, level, state, strides, links, k, min_seed)
+        end = _gather(surfaced, spare, level, state, strides, k, seed[0])
+        _choose_seeds(spare[:end], state, strides, stamp, seed)
+        _link_seeds(spare[:end], state, strides, links)
         waiting = _still_free(queue, waiting, state)
     return links
 
@@ -222,31 +230,35 @@ def _next_rim(
 
 
 @kernel
-def _open_basins(
+def _gather(
     surfaced: NDArray[np.int64],
     stack: NDArray[np.int64],
     level: NDArray[np.uint8],
     state: NDArray[np.uint8],
     strides: NDArray[np.int64],
-    links: NDArray[np.uint8],
     k: int,
     min_seed: int,
-) -> None:
-    """Make objects of the free components of level k that have ``min_seed`` pixels.
+) -> int:
+    """Put the free components of level k that may hold seeds into ``stack``; returns the end.
 
-    A component without a pixel that surfaced at k was too small at k - 1 and has not grown.
+    They are left _VISITED. One without a pixel that surfaced at k is as it was at k - 1, or less.
     """
-    refused = 0  # stack[:refused] holds what was too small, visited once and freed at the end
+    end = 0
+    small = stack.size  # too small ones are kept at the far end, so that each is visited once
     for first in surfaced:
         if state[first] != _FREE:
             continue
-        end = _component(first, stack, refused, level, state, strides, k)
-        if end - refused < min_seed:
-            refused = end
-        else:
-            _link_all(stack[refused:end], state, strides, links)
-    for j in range(refused):
-        state[stack[j]] = _FREE
+        last = _component(first, stack, end, level, state, strides, k)
+        if last - end >= min_seed:
+            end = last
+            continue
+        while last > end:
+            last -= 1
+            small -= 1
+            stack[small] = stack[last]
+    for p in stack[small:]:
+        state[p] = _FREE
+    return end
 
 
 @kernel
@@ -274,20 +286,84 @@ def _component(
 
 
 @kernel
-def _link_all(
+def _choose_seeds(
+    pixels: NDArray[np.int64],
+    state: NDArray[np.uint8],
+    strides: NDArray[np.int64],
+    stamp: NDArray[np.int32],
+    seed: tuple[int, int],
+) -> None:
+    """Mark as _SEED the visited pixels that reach ``seed[0]`` of them in ``seed[1]`` steps.
+
+    If a pixel has them within R steps, all within ``seed[1] - R`` steps of it have them too, so
+    that most need no walk of their own.
+    """
+    min_seed, radius = seed
+    ball = np.empty(pixels.size, dtype=np.int64)
+    ends = np.empty(radius + 2, dtype=np.int64)
+    for first in pixels:
+        if state[first] != _VISITED:
+            continue
+        needed = _walk(first, ball, ends, state, strides, stamp, min_seed, radius)
+        if needed <= radius:
+            for j in range(ends[radius - needed]):
+                state[ball[j]] = _SEED
+
+
+@kernel
+def _walk(
+    first: int,
+    ball: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    state: NDArray[np.uint8],
+    strides: NDArray[np.int64],
+    stamp: NDArray[np.int32],
+    min_seed: int,
+    radius: int,
+) -> int:
+    """Steps in which ``first`` reaches ``min_seed`` visited pixels; ``radius + 1`` if it cannot.
+
+    ``ball[: ends[r]]`` are those within r steps, at least up to r = radius less the answer.
+    """
+    stamp[0] += 1  # pixel 0 is padding, never walked on: it counts the walks
+    mark = stamp[0]
+    ball[0], stamp[first], ends[0] = first, mark, 1
+    needed = 0 if min_seed <= 1 else radius + 1
+    r, at = 0, 0
+    while r < max(needed, radius - needed) and r < radius:
+        end = ends[r]
+        for j in range(at, ends[r]):
+            for s in strides:
+                for q in (ball[j] - s, ball[j] + s):
+                    inside = state[q] == _VISITED or state[q] == _SEED
+                    if inside and stamp[q] != mark:
+                        stamp[q] = mark
+                        ball[end] = q
+                        end += 1
+        at = ends[r]
+        r += 1
+        ends[r] = end
+        if needed > radius and end >= min_seed:
+            needed = r
+    return needed
+
+
+@kernel
+def _link_seeds(
     pixels: NDArray[np.int64],
     state: NDArray[np.uint8],
     strides: NDArray[np.int64],
     links: NDArray[np.uint8],
 ) -> None:
-    """Link a visited component inside; what is visited beside it belongs to it."""
+    """Link adjacent seeds and label them; free the rest."""
     for p in pixels:
-        links[p] |= FOREGROUND
-        for i in range(len(strides)):
-            if state[p + strides[i]] == _VISITED:
-                links[p] |= np.uint8(1 << i)
+        if state[p] == _SEED:
+            links[p] |= FOREGROUND
+            for i in range(len(strides)):
+                if state[p + strides[i]] == _SEED:
+                    links[p] |= np.uint8(1 << i)
     for p in pixels:
-        state[p] = _LABELLED
+        state[p] = _LABELLED if state[p] == _SEED else _FREE
 
 
 @kernel

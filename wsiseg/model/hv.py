@@ -38,8 +38,9 @@ class VoteRule:
        towards such a pixel, with the outside on the other), as they do where a network smears a
        contact over a few pixels, but not in perfect maps; or if it agrees with no neighbour and
        differs from one by at most ``near`` px, as under noise.
-    3. Agreeing pixels that are not loose are linked. In ``steps`` synchronous steps, loose pixels
-       join the neighbour with the nearest vote that has an object. Those left link among
+    3. Agreeing pixels that are not loose are linked. In synchronous steps, loose pixels join the
+       neighbour with the nearest vote that has an object; in the first ``patience`` steps only
+       one that differs by less than ``calm``. Those left after ``steps`` more link among
        themselves where they agree.
 
     Exact for objects of any shape and size that do not touch. Touching objects are told apart if
@@ -60,14 +61,18 @@ class VoteRule:
     """Px in three steps: more is a smeared contact."""
     near: float = 4.0
     """Px: a lone pixel joins a neighbour whose vote is at most this far away."""
+    patience: int = 1
+    """Steps in which loose pixels join only who agrees with them."""
     steps: int = 6
     """Px from each side over which a smeared contact is given back to its objects."""
     threshold: float = 0.5
     """Foreground is a probability above this."""
 
     def __post_init__(self) -> None:
-        if not (0 < self.calm <= self.jump and 0 < self.scale and 0 <= self.steps):
-            raise ModelError(f"needed: 0 < calm <= jump, scale > 0, steps >= 0; got {self}")
+        if not (
+            0 < self.calm <= self.jump and self.scale > 0 and min(self.patience, self.steps) >= 0
+        ):
+            raise ModelError(f"needed: 0 < calm <= jump, 0 < scale, no negative steps; got {self}")
 
     @property
     def reach(self) -> int:
@@ -75,7 +80,7 @@ class VoteRule:
 
         A jump looks 2 px far, looseness 3, each step 1 further, and a link asks both its ends.
         """
-        return self.steps + 4
+        return self.patience + self.steps + 4
 
 
 RULE = VoteRule()
@@ -108,8 +113,9 @@ def links(maps: Maps, rule: VoteRule = RULE) -> NDArray[np.uint8]:
             f"HV maps of shape {(len(shape), *shape)} are needed beside a probability map of "
             f"{shape}, got {maps.hv.shape}"
         )
-    inside = np.pad(maps.prob > rule.threshold, 1)  # outside all round: no bounds checks
-    votes = np.pad(maps.hv.astype(np.float32), [(0, 0)] + [(1, 1)] * len(shape))
+    # padded with outside all round, so that no neighbour needs a bounds check; pad keeps F order
+    inside = np.ascontiguousarray(np.pad(maps.prob > rule.threshold, 1))
+    votes = np.pad(maps.hv.astype(np.float32, order="C"), [(0, 0)] + [(1, 1)] * len(shape))
     strides = np.array([s // inside.itemsize for s in inside.strides], dtype=np.int64)
     limits = np.array([1, rule.calm, rule.jump, rule.slope, rule.near], dtype=np.float32)
     found = _links(
@@ -117,6 +123,7 @@ def links(maps: Maps, rule: VoteRule = RULE) -> NDArray[np.uint8]:
         votes.reshape(len(shape), -1),
         strides,
         limits / np.float32(rule.scale),
+        rule.patience,
         rule.steps,
     )
     inner = found.reshape(inside.shape)[tuple(slice(1, -1) for _ in shape)]
@@ -129,17 +136,22 @@ def _links(
     hv: NDArray[np.float32],
     strides: NDArray[np.int64],
     limits: NDArray[np.float32],
+    patience: int,
     steps: int,
 ) -> NDArray[np.uint8]:
-    """Links of a flattened, padded lattice; ``limits`` (1 px, jump, near) in units of hv."""
+    """Links of a flattened, padded lattice.
+
+    ``limits`` are 1 px, calm, jump, slope and near, in units of hv.
+    """
     agree, cut = _compare(inside, hv, strides, limits)
     smeared = _smeared(hv, strides, limits, cut)
     state = _states(inside, strides, agree, cut, smeared)
     _loosen_lone(state, hv, strides, limits, agree, cut)
     found = np.zeros(inside.size, dtype=np.uint8)
     loose = np.flatnonzero(state == _LOOSE)
-    for _ in range(steps):
-        loose = _join(loose, state, hv, strides, limits, found)
+    for k in range(patience + steps):
+        limit = float(limits[1]) if k < patience else np.inf
+        loose = _join(loose, state, hv, strides, limits[0], limit, found)
     for p in np.flatnonzero(inside):
         found[p] |= FOREGROUND
         for i in range(len(strides)):
@@ -183,7 +195,7 @@ def _jumps(
     px, calm, jump, slope = limits[0], limits[1], limits[2], limits[3]
     one = _distance(hv, p, strides, i, px)
     if one <= calm or one > jump:
-        return one > calm
+        return bool(one > calm)
     before, after = p - strides[i], p + strides[i]
     most = 0.0
     for j in range(len(strides)):
@@ -193,7 +205,7 @@ def _jumps(
         if inside[after + strides[i]]:
             total += _difference(hv, after, strides, i, j, px)
         most = max(most, abs(total))
-    return most > slope
+    return bool(most > slope)
 
 
 @kernel
@@ -296,21 +308,22 @@ def _join(
     state: NDArray[np.uint8],
     hv: NDArray[np.float32],
     strides: NDArray[np.int64],
-    limits: NDArray[np.float32],
+    px: float,
+    limit: float,
     found: NDArray[np.uint8],
 ) -> NDArray[np.int64]:
-    """One synchronous step of joining; returns the pixels that are still loose.
+    """One step of joining neighbours at most ``limit`` away; returns what is still loose.
 
     Equal distances: the lower axis first, and the neighbour before ahead of the one behind.
     """
     left = np.zeros(loose.size, dtype=np.bool_)
     for k in range(loose.size):
-        nearest, owner, axis = np.inf, -1, 0
+        nearest, owner, axis = float(limit), -1, 0
         for i in range(len(strides)):
             for q in (loose[k] - strides[i], loose[k]):  # the pair (q, q + stride)
                 other = state[2 * q + strides[i] - loose[k]]
                 if other in (_SETTLED, _JOINED):
-                    distance = _distance(hv, q, strides, i, limits[0])
+                    distance = _distance(hv, q, strides, i, px)
                     if distance < nearest:
                         nearest, owner, axis = distance, q, i
         left[k] = owner < 0

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 
+from wsiseg import __version__
 from wsiseg.atomic import atomic_write
 from wsiseg.engine.clock import Clock
 
@@ -143,8 +144,9 @@ def process_began() -> float:
 
 def versions() -> dict[str, str]:
     """Versions of wsiseg, of Python and of what the cells depend on."""
-    names = ("wsiseg", "numpy", "numba", "shapely", "pyarrow", "openslide-python", "tifffile")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
+    names = ("numpy", "numba", "shapely", "pyarrow", "openslide-python", "tifffile")
+    own = {"wsiseg": __version__, "python": platform.python_version()}
+    return own | {name: version(name) for name in names}
 
 
 def _facts(job: Job, plan: Plan, folder: RunFolder) -> dict[str, Any]:

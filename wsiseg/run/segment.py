@@ -21,7 +21,7 @@ from wsiseg.engine.clock import Clock
 from wsiseg.engine.collect import in_canonical_order
 from wsiseg.engine.executor import Dask, Executor, Serial, Threads
 from wsiseg.engine.infer import PatchMaps
-from wsiseg.engine.segment import RegionWork, region_grid, regions_to_do
+from wsiseg.engine.segment import RegionWork, region_grid, regions_to_do, warm_up
 from wsiseg.engine.stitch import Fragments
 from wsiseg.engine.store import RegionStore, RunFolder
 from wsiseg.export.write import write_all
@@ -146,6 +146,8 @@ def _regions(
     work = RegionWork(PatchMaps(plan.slide, plan.model, plan.space, plan.active), plan.model, grid)
     task = StoredRegion(work, folder.store)
     with _executor(job, plan, executor) as chosen:
+        if not isinstance(chosen, Dask):
+            warm_up(plan.model, plan.slide)
         report.started_regions()
         for _, done in chosen.map(task, missing):
             report.region_done(done.seconds, done.process, done.fragments)

@@ -3,7 +3,8 @@
 - RGB of 8 bits stays as it is.
 - More bits: a value ``v`` of ``bits`` significant bits becomes ``v >> (bits - 8)``. ``bits`` is
   what the file states (OME SignificantBits), otherwise the width of the sample: 16 or 32. The
-  rule is of the file, never of a tile's minimum and maximum. Fewer bits: ``v * 255 // (2^bits - 1)``.
+  rule is of the file, never of a tile's minimum and maximum. Fewer bits:
+  ``v * 255 // (2^bits - 1)``.
 - Floats are taken when they lie in [0, 1] (times 255, rounded) and refused otherwise.
 - Signed integers and complex numbers are refused.
 - Alpha: composited over white, premultiplied (associated) or not, as the file states.
@@ -58,7 +59,7 @@ def to_rgb(samples: NDArray[Any], rule: ColourRule) -> NDArray[np.uint8]:
     """
     if rule.model == "palette" and rule.palette is not None:
         index = np.minimum(samples[..., 0], len(rule.palette) - 1)
-        return rule.palette[index]
+        return np.asarray(rule.palette[index])
     values = to_uint8(samples, rule.bits)
     if rule.alpha is None:
         return _colour(values, rule)
@@ -70,7 +71,7 @@ def to_uint8(samples: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     """Samples of any supported type as uint8, by the rules of the module."""
     kind = samples.dtype.kind
     if kind == "b":
-        return samples.astype(np.uint8) * np.uint8(255)
+        return np.where(samples, np.uint8(255), np.uint8(0))
     if kind == "f":
         return _unit_floats(samples)
     if kind != "u":
@@ -79,10 +80,10 @@ def to_uint8(samples: NDArray[Any], bits: int) -> NDArray[np.uint8]:
             "floats in [0, 1]; convert to uint8"
         )
     if bits == 8:
-        return np.minimum(samples, 255).astype(np.uint8)
+        return np.asarray(np.minimum(samples, 255), dtype=np.uint8)
     if bits < 8:
-        return (samples.astype(np.uint16) * 255 // (2**bits - 1)).astype(np.uint8)
-    return np.minimum(samples >> samples.dtype.type(bits - 8), 255).astype(np.uint8)
+        return np.asarray(samples.astype(np.uint16) * 255 // (2**bits - 1), dtype=np.uint8)
+    return np.asarray(np.minimum(samples >> samples.dtype.type(bits - 8), 255), dtype=np.uint8)
 
 
 def over_white(
@@ -98,7 +99,7 @@ def over_white(
     a = alpha[..., None].astype(np.uint32)
     under = (255 - a) * np.array(background, dtype=np.uint32)
     front = colour.astype(np.uint32) * (np.uint32(255) if premultiplied else a)
-    return np.minimum((front + under + 127) // 255, 255).astype(np.uint8)
+    return np.asarray(np.minimum((front + under + 127) // 255, 255), dtype=np.uint8)
 
 
 def _colour(values: NDArray[np.uint8], rule: ColourRule) -> NDArray[np.uint8]:
@@ -111,7 +112,7 @@ def _colour(values: NDArray[np.uint8], rule: ColourRule) -> NDArray[np.uint8]:
         return np.ascontiguousarray(values[..., :3])
     if rule.model == "cmyk" and channels >= 4:
         ink = 255 - values[..., :4].astype(np.uint16)
-        return ((ink[..., :3] * ink[..., 3:] + 127) // 255).astype(np.uint8)
+        return np.asarray((ink[..., :3] * ink[..., 3:] + 127) // 255, dtype=np.uint8)
     if rule.model == "channels":
         return _composite(values, rule.colours)
     raise UnsupportedFormatError(
@@ -126,7 +127,7 @@ def _composite(
     for c in range(values.shape[-1]):
         colour = colours[c] if c < len(colours) else DEFAULT_COLOURS[c % len(DEFAULT_COLOURS)]
         total += values[..., c, None].astype(np.uint32) * np.array(colour, dtype=np.uint32)
-    return np.minimum((total + 127) // 255, 255).astype(np.uint8)
+    return np.asarray(np.minimum((total + 127) // 255, 255), dtype=np.uint8)
 
 
 def _unit_floats(samples: NDArray[Any]) -> NDArray[np.uint8]:
@@ -135,4 +136,4 @@ def _unit_floats(samples: NDArray[Any]) -> NDArray[np.uint8]:
         raise UnsupportedFormatError(
             f"float samples must lie in [0, 1], got {low} to {high}; convert to uint8"
         )
-    return np.rint(samples * 255).astype(np.uint8)
+    return np.asarray(np.rint(samples * 255), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""What the tags of a TIFF page say: colour, pixel size, maker. Reads attributes, decodes nothing."""
+"""What the tags of a TIFF page say: colour, pixel size, maker. Decodes nothing."""
 
 from __future__ import annotations
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from functools import partial
 from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.errors import UnreadableSlideError, UnsupportedFormatError
+from wsiseg.errors import UnreadableSlideError, UnsupportedFormatError, WsisegError
 from wsiseg.geometry import Box, TileGrid
+from wsiseg.image.slide import DECODE_ERRORS
 
 __all__ = ["MAX_PIXELS", "MAX_TILE_PIXELS", "TileCache", "TiledPlane", "check_size"]
 
@@ -62,14 +64,19 @@ class TiledPlane:
         out = np.full((*box.shape, 3), 255, dtype=np.uint8)
         for tile in self._grid.overlapping(box):
             part = tile.core.intersect(box)
-            pixels = self._cache.get((id(self), tile.index), lambda t=tile: self._one(t.index))
+            pixels = self._cache.get((id(self), tile.index), partial(self._one, tile.index))
             self._check(pixels, tile.core)
             if pixels.size:
                 out[part.slices(box.start)] = pixels[part.slices(tile.core.start)]
         return out
 
     def _one(self, index: tuple[int, ...]) -> NDArray[np.uint8]:
-        pixels = self._decode(index[0], index[1])
+        try:
+            pixels = self._decode(index[0], index[1])
+        except DECODE_ERRORS as error:
+            kind = type(error) if isinstance(error, WsisegError) else UnreadableSlideError
+            y, x = (i * t for i, t in zip(index, self.tile, strict=True))
+            raise kind(f"the tile at y {y}, x {x}: {type(error).__name__}: {error}") from error
         return np.empty((0, 0, 3), dtype=np.uint8) if pixels is None else pixels
 
     def _check(self, pixels: NDArray[np.uint8], core: Box) -> None:

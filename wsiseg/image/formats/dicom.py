@@ -1,9 +1,11 @@
 """Whole-slide DICOM through pydicom, for what OpenSlide refuses; needs the extra ``dicom``.
 
 Reads the one instance that it is given as one level: frames are tiles of ``Rows`` x ``Columns``,
-in the order of TILED_FULL (PS3.3 C.7.6.17.3) or at the places of TILED_SPARSE. The pixel size is
-PixelSpacing, or the imaged volume over the total pixel matrix where there is none. Names and
-numbers of patients are never copied into the properties.
+in the order of TILED_FULL (row by row, PS3.3 C.7.6.17.3) or at the places of TILED_SPARSE. Files
+that state neither exist in both orders; there the padding of the last tiles decides, the one case
+in which opening decodes frames (two). The pixel size is PixelSpacing, or the imaged volume over
+the total pixel matrix where there is none. Names and numbers of patients are never copied into
+the properties.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ KEPT = (
     "NumberOfFrames", "PhotometricInterpretation", "DimensionOrganizationType",
     "ImagedVolumeWidth", "ImagedVolumeHeight", "LossyImageCompressionRatio",
 )  # fmt: skip
+PADDING_NOISE = 4.0  # grey levels, standard deviation; tissue and even glass have more
 MODELS = {
     "RGB": "rgb", "YBR_FULL": "rgb", "YBR_FULL_422": "rgb", "YBR_ICT": "rgb", "YBR_RCT": "rgb",
     "MONOCHROME1": "inverted", "MONOCHROME2": "grey",
@@ -42,8 +45,9 @@ def open_contents(path: Path, scene: int | None, z: int | None) -> Contents:
     if scene:
         raise UnsupportedFormatError(f"a DICOM instance has one scene, got {scene}")
     try:
-        with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of names too long for their field, and the like
+        # names too long for their field, colour spaces mislabelled: harmless, and frequent
+        warnings.filterwarnings("ignore", module=r"pydicom\.")
+        with path.open("rb") as file:
             header = pydicom.dcmread(file, stop_before_pixels=True)
             start = file.tell()
             frames = _Frames(path, header, _value_start(file, start, header))
@@ -83,10 +87,14 @@ class _Frames:
                 raise UnreadableSlideError("the slide has been closed")
             self._file.seek(self._start)
             samples = self._decoder.as_array(self._file, index=number, **self._options)[0]
-        return samples if samples.ndim == 3 else samples[..., None]
+        return np.asarray(samples if samples.ndim == 3 else samples[..., None])
 
     def close(self) -> None:
         with self._lock:
+            self._file.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
             self._file.close()
 
     def _index(self, frames: int) -> None:
@@ -145,7 +153,7 @@ def _contents(header: Any, frames: _Frames, z: int | None) -> Contents:
     plane = z_count // 2 if z is None else z
     if not 0 <= plane < z_count:
         raise UnsupportedFormatError(f"z must be 0 to {z_count - 1}, got {plane}")
-    numbers = _numbers(header, shape, tile, plane, z_count)
+    numbers = _numbers(header, frames, shape, tile, (plane, z_count))
     tiles = _Tiles(frames, _rule(header), numbers)
     grid = -(-shape[0] // tile[0]) * -(-shape[1] // tile[1])
     level = TiledPlane(shape, tile, tiles.decode, TileCache())
@@ -165,9 +173,14 @@ def _contents(header: Any, frames: _Frames, z: int | None) -> Contents:
 
 
 def _numbers(
-    header: Any, shape: tuple[int, int], tile: tuple[int, int], z: int, z_count: int
+    header: Any,
+    frames: _Frames,
+    shape: tuple[int, int],
+    tile: tuple[int, int],
+    planes: tuple[int, int],
 ) -> dict[tuple[int, int], int]:
-    frames = int(header.get("NumberOfFrames", 1))
+    count = int(header.get("NumberOfFrames", 1))
+    z, z_count = planes
     down, across = -(-shape[0] // tile[0]), -(-shape[1] // tile[1])
     if "PerFrameFunctionalGroupsSequence" in header and (
         header.get("DimensionOrganizationType") != "TILED_FULL"
@@ -176,13 +189,34 @@ def _numbers(
     if "ConcatenationUID" in header:
         raise UnsupportedFormatError("one part of a concatenation; join the parts first")
     paths = int(header.get("NumberOfOpticalPaths", 1) or 1)
-    if frames != down * across * z_count * paths:
+    if count != down * across * z_count * paths:
         raise UnreadableSlideError(
             f"{down} x {across} tiles, {z_count} focal planes and {paths} optical paths need "
-            f"{down * across * z_count * paths} frames, the file has {frames}"
+            f"{down * across * z_count * paths} frames, the file has {count}"
         )
     first = z * down * across
+    unstated = "DimensionOrganizationType" not in header
+    if unstated and _down_first(frames, first, shape, tile):
+        return {(i, j): first + j * down + i for i in range(down) for j in range(across)}
     return {(i, j): first + i * across + j for i in range(down) for j in range(across)}
+
+
+def _down_first(frames: _Frames, first: int, shape: tuple[int, int], tile: tuple[int, int]) -> bool:
+    """Whether frames run down the columns: the padding of the last tiles tells, where it can."""
+    down, across = -(-shape[0] // tile[0]), -(-shape[1] // tile[1])
+    if down == 1 or across == 1:
+        return False
+    # tissue rings into the padding as far as the compression's block of up to 16 px reaches
+    last = shape[0] - (down - 1) * tile[0], shape[1] - (across - 1) * tile[1]
+    used = [-(-size // 16) * 16 for size in last]
+    at_right = frames.frame(first + across - 1)[:, used[1] :]  # of the first row, if row by row
+    at_bottom = frames.frame(first + down - 1)[used[0] :]  # of the first column, if down first
+    return not _padding(at_right) and _padding(at_bottom)
+
+
+def _padding(samples: NDArray[Any]) -> bool:
+    # one value but for what lossy compression adds; an empty strip shows nothing
+    return samples.size > 0 and float(np.std(samples, axis=(0, 1)).max()) < PADDING_NOISE
 
 
 def _sparse(header: Any, tile: tuple[int, int]) -> dict[tuple[int, int], int]:

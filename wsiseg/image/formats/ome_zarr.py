@@ -137,7 +137,7 @@ def _images(root: Any) -> list[tuple[str, Any, Mapping[str, Any], Mapping[str, A
     about = _about(root)
     if "plate" in about:
         raise UnsupportedFormatError("a high-content plate; open one of its fields (row/column/0)")
-    found = [
+    found: list[tuple[str, Any, Mapping[str, Any], Mapping[str, Any]]] = [
         (str(item.get("name") or k), root, item, about.get("omero") or {})
         for k, item in enumerate(_list(about.get("multiscales")))
     ]

@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -59,11 +60,10 @@ def open_oriented(path: Path, scene: int | None, z: int | None) -> Contents:
 
 def open_contents(path: Path, scene: int | None, z: int | None) -> Contents:
     """Contents of any TIFF that tifffile can decode."""
-    tiff = _opened(path)
     try:
-        return _contents(tiff, scene, z)
+        with _opened(path) as tiff:  # what follows reads through its own file descriptors
+            return _contents(tiff, scene, z)
     except DECODE_ERRORS as error:
-        tiff.close()
         if isinstance(error, UnreadableSlideError):
             raise
         raise UnreadableSlideError(f"its TIFF structure is damaged: {error}") from error
@@ -181,8 +181,8 @@ def _contents(tiff: Any, scene: int | None, z: int | None) -> Contents:
     ome = ome_images(tiff.ome_metadata or "") if tiff.is_ome else []
     images, others = _images(tiff)
     chosen = _choose("scene", scene, len(images), 0)
-    series = images[chosen]
-    about = ome[series.index] if series.index < len(ome) else None
+    number, series = images[chosen]
+    about = ome[number] if number < len(ome) else None
     orientation = _orientation(series)
     files, cache = _Files(), TileCache()
     z_count = _z_count(series)
@@ -191,10 +191,7 @@ def _contents(tiff: Any, scene: int | None, z: int | None) -> Contents:
     mpp, note = pixel_size_of(series.keyframe, about)
     objective, vendor, properties = properties_of(series.keyframe, about)
 
-    def close() -> None:
-        files.close()
-        tiff.close()
-
+    associated = {name: _associated(item, files, cache) for name, item in others.items()}
     return Contents(
         format="ome-tiff" if tiff.is_ome else f"tiff ({series.kind})",
         levels=levels,
@@ -203,25 +200,27 @@ def _contents(tiff: Any, scene: int | None, z: int | None) -> Contents:
         objective=objective,
         vendor=vendor,
         properties=properties,
-        associated={name: _associated(item, files, cache) for name, item in others.items()},
+        associated=associated,
         scene=chosen,
-        scenes=tuple(item.name or str(k) for k, item in enumerate(images)),
+        scenes=tuple(item.name or str(k) for k, (_, item) in enumerate(images)),
         z=plane,
         z_count=z_count,
-        close=close,
+        close=files.close,
     )
 
 
-def _images(tiff: Any) -> tuple[list[Any], dict[str, Any]]:
-    images, others = [], {}
+def _images(tiff: Any) -> tuple[list[tuple[int, Any]], dict[str, Any]]:
+    images: list[tuple[int, Any]] = []
+    others: dict[str, Any] = {}
     for number, series in enumerate(tiff.series):
-        series.index = number
+        if 0 in series.keyframe.shaped:
+            raise UnreadableSlideError(f"image {number} has no pixels: {series.keyframe.shape}")
         name = series.name.strip().lower()
         kind = next((word for word in ASSOCIATED if word in name), None)
         if kind is not None and number > 0:
             others[kind] = series
         else:
-            images.append(series)
+            images.append((number, series))
     if not images:
         raise UnreadableSlideError("the TIFF holds no image")
     return images, others
@@ -275,8 +274,6 @@ def _level(
     key = series.keyframe
     shape = (int(key.imagelength), int(key.imagewidth))
     pages = _pages(series, z)
-    if min(shape) < 1 or 0 in key.shaped:
-        raise UnreadableSlideError(f"{what} has no pixels: shape {shape}")
     rule = colour_rule(key, len(pages), about)
     raw = _raw_rows(key, pages, rule, files)
     if raw is not None:
@@ -358,8 +355,12 @@ def _check_counts(what: str, pages: tuple[Any, ...], key: Any, each: int) -> Non
 
 
 def _associated(series: Any, files: _Files, cache: TileCache) -> Callable[[], NDArray[np.uint8]]:
-    def read() -> NDArray[np.uint8]:
+    try:
         level = _level("the image", series, 0, None, files, cache, (1.0, 1.0))
-        return level.read(Box.of_shape(level.shape))
+    except UnreadableSlideError as error:
+        return partial(_fail, error)
+    return partial(level.read, Box.of_shape(level.shape))
 
-    return read
+
+def _fail(error: UnreadableSlideError) -> NDArray[np.uint8]:
+    raise error
