@@ -191,13 +191,37 @@ def demo(
 def evaluate(
     truth: Annotated[Path, typer.Option(help="Labels: .png, .npy, .tif, or .geojson[.gz].")],
     pred: Annotated[Path, typer.Option(help="Prediction in the same forms, or cells.parquet.")],
+    iou: Annotated[
+        list[float] | None, typer.Option(help="IoU threshold of a match; may be repeated.")
+    ] = None,
+    match_op: Annotated[str, typer.Option(help="> or >= at the threshold.")] = ">",
+    empty: Annotated[
+        str, typer.Option(help="Value where both sides are empty: nan, 0, 1.")
+    ] = "nan",
+    radius: Annotated[
+        float | None,
+        typer.Option(
+            help="Radius of a centroid match: px (default 12), or µm with --mpp (default 3)."
+        ),
+    ] = None,
+    mpp: Mpp = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare a prediction with the truth: Dice, AJI, AJI+, PQ, F1 and more."""
+    from wsiseg.metrics import Rules
     from wsiseg.run.evaluate import evaluate as compare
     from wsiseg.run.evaluate import report_text
 
-    found = compare(truth, pred)
+    if match_op not in (">", ">=") or empty not in ("nan", "0", "1"):
+        raise SettingsError(f"--match-op is > or >=, --empty nan, 0 or 1; got {match_op}, {empty}")
+    rules = Rules(
+        iou=tuple(iou or (0.5,)),
+        match_op=match_op,
+        empty="nan" if empty == "nan" else int(empty),
+        radius=radius or (12.0 if mpp is None else 3.0),
+        mpp=mpp,
+    )
+    found = compare(truth, pred, rules)
     print(json.dumps(found, indent=2) if as_json else report_text(found))
 
 

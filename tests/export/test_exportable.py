@@ -55,7 +55,8 @@ def test_rounding_that_breaks_an_outline_is_repaired_with_the_same_area():
 
 
 def test_what_cannot_be_written_is_dropped_by_reason():
-    nan = shapely.Polygon([(0, 0), (1, np.nan), (1, 1), (0, 0)])
+    with np.errstate(invalid="ignore"):
+        nan = shapely.Polygon([(0, 0), (1, np.nan), (1, 1), (0, 0)])
     sliver = shapely.Polygon([(0, 0), (9, 0.001), (5, 0.002), (0, 0)])
     bad = [shapely.Point(1, 1), shapely.Polygon(), None, nan, sliver, shapely.box(0, 0, 0.05, 0.05)]
     ids = uuids_from(np.array([SQUARE] * 7, dtype=object))

@@ -23,7 +23,7 @@ from wsiseg.errors import (
 from wsiseg.geometry import Box
 from wsiseg.image import open_slide
 
-# file, format, shape, levels, mpp (y, x) or None, first px of a centre read
+# file, format, shape, levels, mpp (y, x) or None
 SLIDES = [
     ("cmu-1-small-region.svs", "aperio", (2967, 2220), 1, (0.499, 0.499)),
     ("tcga-cr-7395-01a-01-ts1.svs", "aperio", (3567, 4443), 2, None),
@@ -287,7 +287,7 @@ def test_a_file_cut_short_fails_by_name(slides, tmp_path, name, keep):
 def test_flipped_bits_give_pixels_or_a_typed_error(slides, tmp_path, name):
     raw = (slides / name).read_bytes()
     path = tmp_path / Path(name).name
-    outcomes = set()
+    outcomes = []
     for seed in range(40):
         rng = np.random.default_rng(seed)
         data = np.frombuffer(raw, np.uint8).copy()
@@ -298,10 +298,11 @@ def test_flipped_bits_give_pixels_or_a_typed_error(slides, tmp_path, name):
             with open_slide(path) as slide:
                 for k, level in enumerate(slide.levels):
                     slide.read_level(k, Box.of_shape([min(300, s) for s in level.shape]))
-            outcomes.add("pixels")
+            outcomes.append("pixels")
         except WsisegError:
-            outcomes.add("error")
-    assert outcomes == {"pixels", "error"}
+            outcomes.append("error")
+    assert len(outcomes) == 40
+    assert outcomes.count("error") > 5, "the flips reach what is read"
 
 
 def _set_tag(data: bytearray, tag: int, value: int) -> None:

@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
-from wsiseg.errors import RegionError, WsisegError
+from wsiseg.errors import RegionError, SettingsError, WsisegError
 
 __all__ = ["Dask", "Executor", "Serial", "Threads"]
 
@@ -74,6 +74,8 @@ class Dask:
 
     AHEAD = 2
     """Regions in flight per worker: one at work, one waiting."""
+    PATIENCE_S = 30
+    """Seconds to wait for a scheduler and its first worker."""
 
     def __init__(self, workers: int = 1, scheduler: str | None = None) -> None:
         self.workers, self.scheduler = workers, scheduler
@@ -92,41 +94,45 @@ class Dask:
                 dashboard_address=None,
                 memory_limit=0,
             )
-        self._client = Client(self._cluster if self.scheduler is None else self.scheduler)
+        try:
+            self._client = Client(self._cluster or self.scheduler, timeout=self.PATIENCE_S)
+            self._client.wait_for_workers(1, timeout=self.PATIENCE_S)
+        except OSError as error:  # TimeoutError is one
+            self.__exit__()
+            raise SettingsError(
+                f"--scheduler {self.scheduler} cannot be used: no scheduler with a worker answered "
+                f"there within {self.PATIENCE_S} s ({error}); start one, or use --workers N"
+            ) from error
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._client.close()
-        if self._cluster is not None:
-            self._cluster.close()
+        for part in (self._client, self._cluster):
+            if part is not None:
+                part.close()
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
         """(item, function(item)), as they finish; a region of a lost worker runs on another."""
         from distributed import as_completed
 
         # Loaded by a task, not scattered: what is lost with a worker is made again elsewhere.
-        client = self._client
-        loaded = client.submit(pickle.loads, pickle.dumps(function), pure=False)
+        loaded = self._client.submit(pickle.loads, pickle.dumps(function), pure=False)
         queue = iter(items)
         running: dict[Any, T] = {}
-        limit = self.AHEAD * max(1, len(client.scheduler_info()["workers"]))
-
-        def submit(count: int) -> list[Any]:
-            fresh = []
-            for item in islice(queue, count):
-                future = client.submit(named, loaded, item, pure=False)
-                running[future] = item
-                fresh.append(future)
-            return fresh
-
+        done = as_completed()
         try:
-            done = as_completed(submit(limit))
-            for future in done:
-                yield running.pop(future), future.result()
-                for fresh in submit(1):
-                    done.add(fresh)
+            while True:
+                room = self.AHEAD * max(1, len(self._client.nthreads())) - len(running)
+                for item in islice(queue, max(0, room)):
+                    future = self._client.submit(named, loaded, item, pure=False)
+                    running[future] = item
+                    done.add(future)
+                if not running:
+                    return
+                future = next(done)
+                item = running.pop(future)
+                yield item, named(lambda _, f=future: f.result(), item)
         finally:
-            client.cancel([*running, loaded])
+            self._client.cancel([*running, loaded])
 
 
 def named(function: Callable[[T], R], item: T) -> R:

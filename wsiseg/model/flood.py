@@ -138,6 +138,7 @@ def _flood(
         _choose_seeds(spare[:end], state, strides, stamp, seed)
         _link_seeds(spare[:end], state, strides, links)
         waiting = _still_free(queue, waiting, state)
+        waiting = _touching(spare[:end], state, strides, queue, waiting)
     return links
 
 
@@ -168,10 +169,12 @@ def _touching(
     queue: NDArray[np.int64],
     waiting: int,
 ) -> int:
-    """Queue the pixels that touch an object, behind those that wait; returns how many wait."""
+    """Queue the free pixels that touch an object behind those that wait; returns how many wait."""
     for j in range(waiting):
         state[queue[j]] = _QUEUED
     for p in pixels:
+        if state[p] != _FREE:
+            continue
         touches = False
         for s in strides:
             if state[p - s] == _LABELLED or state[p + s] == _LABELLED:

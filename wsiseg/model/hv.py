@@ -21,7 +21,10 @@ from wsiseg.geometry.links import FOREGROUND, components
 from wsiseg.jit import kernel
 from wsiseg.model.base import Maps
 
-__all__ = ["RULE", "VoteRule", "decode", "encode", "links"]
+__all__ = ["RULE", "VERSION", "VoteRule", "decode", "encode", "links"]
+
+VERSION = 1
+"""To be raised whenever the same maps and rule give other links."""
 
 _OUTSIDE, _SETTLED, _LOOSE, _JOINED = 0, 1, 2, 3
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -76,6 +77,7 @@ class _Files:
         self._open: dict[str, int] = {}
         self._lock = Lock()
         self._closed = False
+        weakref.finalize(self, _close_all, self._open)
 
     def read(self, path: str, offset: int, count: int) -> bytes:
         """``count`` bytes at ``offset``; UnreadableSlideError where the file ends before."""
@@ -89,8 +91,7 @@ class _Files:
     def close(self) -> None:
         with self._lock:
             self._closed = True
-            while self._open:
-                os.close(self._open.popitem()[1])
+            _close_all(self._open)
 
     def _descriptor(self, path: str) -> int:
         with self._lock:
@@ -100,8 +101,10 @@ class _Files:
                 self._open[path] = os.open(path, os.O_RDONLY)
             return self._open[path]
 
-    def __del__(self) -> None:
-        self.close()
+
+def _close_all(descriptors: dict[str, int]) -> None:
+    while descriptors:
+        os.close(descriptors.popitem()[1])
 
 
 @dataclass(frozen=True, slots=True)

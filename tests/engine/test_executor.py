@@ -1,0 +1,123 @@
+"""Executors differ in speed, never in what comes out."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from wsiseg.engine.executor import Dask, Executor, Serial, Threads
+from wsiseg.errors import OutputError, RegionError, SettingsError
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def fail_at_three(x: int) -> int:
+    if x == 3:
+        raise KeyError("three")
+    return x
+
+
+def disk_full(x: int) -> int:
+    raise OutputError(f"no space at {x}")
+
+
+def die_once(path: str) -> int:
+    """Kill the worker at the first call; the second one finds the mark."""
+    mark = Path(path)
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return os.getpid()
+
+
+@pytest.fixture(scope="module")
+def dask() -> Dask:
+    with Dask(2) as executor:
+        yield executor
+
+
+@pytest.fixture(params=["serial", "threads", "dask"])
+def executor(request: pytest.FixtureRequest) -> Executor:
+    if request.param == "dask":
+        return request.getfixturevalue("dask")
+    return Serial() if request.param == "serial" else Threads(3)
+
+
+def test_every_item_comes_once_with_its_result(executor: Executor) -> None:
+    assert sorted(executor.map(square, range(40))) == [(x, x * x) for x in range(40)]
+
+
+def test_no_items_give_nothing(executor: Executor) -> None:
+    assert list(executor.map(square, [])) == []
+
+
+def test_an_unexpected_error_names_the_item(executor: Executor) -> None:
+    with pytest.raises(RegionError, match=r"region 3 failed: KeyError: 'three'"):
+        list(executor.map(fail_at_three, range(9)))
+
+
+def test_an_error_of_ours_keeps_its_type(executor: Executor) -> None:
+    with pytest.raises(OutputError, match="no space"):
+        list(executor.map(disk_full, [1, 2]))
+
+
+def test_threads_hold_a_bounded_number_of_items() -> None:
+    taken = 0
+
+    def items() -> object:
+        nonlocal taken
+        for x in range(100):
+            taken += 1
+            yield x
+
+    stream = Threads(3).map(square, items())
+    next(stream)
+    assert taken <= 6
+    stream.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("wsiseg")]
+
+
+def test_the_region_of_a_killed_worker_runs_on_another(dask: Dask, tmp_path: Path) -> None:
+    ((_, pid),) = dask.map(die_once, [str(tmp_path / "mark")])
+    assert pid != os.getpid()
+    assert (tmp_path / "mark").exists()
+
+
+def test_a_running_scheduler_is_used(tmp_path: Path) -> None:
+    code = (
+        "from distributed import LocalCluster\n"
+        "import sys\n"
+        "if __name__ == '__main__':\n"
+        "    c = LocalCluster(n_workers=1, threads_per_worker=1, host='127.0.0.1',"
+        " dashboard_address=None)\n"
+        "    print(c.scheduler_address, flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    (tmp_path / "cluster.py").write_text(code)
+    cluster = subprocess.Popen(
+        [sys.executable, str(tmp_path / "cluster.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert cluster.stdout is not None
+    try:
+        with Dask(scheduler=cluster.stdout.readline().strip()) as executor:
+            assert sorted(executor.map(abs, [-1, 2])) == [(-1, 1), (2, 2)]
+    finally:
+        cluster.communicate("")
+
+
+def test_a_scheduler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Dask, "PATIENCE_S", 1)
+    with (
+        pytest.raises(SettingsError, match=r"127\.0\.0\.1:1 cannot be used"),
+        Dask(scheduler="tcp://127.0.0.1:1"),
+    ):
+        pass

@@ -1,0 +1,18 @@
+"""A residual U-Net as a LocalModel; the only part of the package's models that needs torch."""
+
+from wsiseg.model.unet.local import MARGIN, UNetModel, default_spec, save_unet, weights_of
+from wsiseg.model.unet.network import HV_UNIT, UNet, UNetConfig, activated, field, fold
+
+__all__ = [
+    "HV_UNIT",
+    "MARGIN",
+    "UNet",
+    "UNetConfig",
+    "UNetModel",
+    "activated",
+    "default_spec",
+    "field",
+    "fold",
+    "save_unet",
+    "weights_of",
+]

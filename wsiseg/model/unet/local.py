@@ -1,0 +1,237 @@
+"""UNetModel: a U-Net as the engine sees it, numpy in and out; and what its weights must say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wsiseg.errors import ModelError
+from wsiseg.model import hv
+from wsiseg.model.base import Maps, ModelSpec
+from wsiseg.model.unet.network import UNet, UNetConfig, activated, field, fold
+from wsiseg.model.weights import Weights, check_tensors, fingerprint, load_weights, save_weights
+
+__all__ = ["MARGIN", "UNetModel", "default_spec", "save_unet", "weights_of"]
+
+MARGIN = 32
+"""Default margin of a patch, px. It is a knob of accuracy, not of exactness: patches lie on one
+global lattice, so results do not depend on tiles whatever the margin. Margins from the radius of
+``field`` up remove every effect of a patch's border; most of it is gone far below that, and at
+512 px a margin of 16 costs 14 % more pixels, one of 32 31 %."""
+
+_ALGORITHM = 1  # to be raised when the same tensors and facts give other maps or links
+
+
+class UNetModel:
+    """A LocalModel: uint8 pixels through a U-Net, links by ``hv``.
+
+    ``device``: "cpu", "cuda", "cuda:1" or "mps"; ``precision``: "fp32" or "bf16" (the trunk;
+    heads are always fp32). On a CPU a forward uses one thread, so that its bits do not depend on
+    the number of threads; the setting is global to the process, and made at each forward.
+    Maps are bit-equal within one kind of device, precision, instruction set and torch version.
+    Pickles by the path and hash of its weights, in full if they were made in memory.
+    """
+
+    def __init__(self, weights: Weights, *, device: str = "cpu", precision: str = "fp32") -> None:
+        self._weights, self._device, self._precision = weights, device, precision
+        self.config, self._rule, spec = _understood(weights)
+        self._net = _placed(_built(self.config, weights), device, precision)
+        kind = f"{weights.sha256} {torch.device(device).type} {precision} {_ALGORITHM} {hv.VERSION}"
+        self.spec: ModelSpec = replace(spec, sha256=sha256(kind.encode()).hexdigest())
+        """What it is; ``sha256`` covers weights, facts, kind of device and precision."""
+
+    def __reduce__(self) -> tuple[Callable[..., UNetModel], tuple[Any, ...]]:
+        known = self._weights.path is not None
+        source = (self._weights.path, self._weights.sha256) if known else (self._weights, None)
+        return _reopened, (*source, self._device, self._precision)
+
+    def __call__(self, patches: NDArray[Any]) -> Maps:
+        """Maps (B, ...) of ``patches`` (B, *patch, channels); any B, padded to the batch."""
+        spec = self.spec
+        if patches.shape[1:] != (*spec.patch, spec.channels):
+            raise ModelError(
+                f"model {spec.name!r} takes patches (B, {(*spec.patch, spec.channels)}), "
+                f"got {patches.shape}"
+            )
+        starts = range(0, len(patches), spec.batch)
+        parts = [self._forward(patches[i : i + spec.batch]) for i in starts]
+        stacked = np.concatenate(parts) if parts else np.zeros((0, *self._map_shape), np.float16)
+        first = 1 + spec.ndim
+        return Maps(prob=stacked[:, 0], hv=stacked[:, 1:first], classes=stacked[:, first:])
+
+    def links(self, maps: Maps) -> NDArray[np.uint8]:
+        """Links ``(*s)`` by ``wsiseg.model.hv``."""
+        return hv.links(maps, self._rule)
+
+    def decode(self, maps: Maps) -> NDArray[np.int32]:
+        """Instance labels ``(*s)`` by ``wsiseg.model.hv``."""
+        return hv.decode(maps, self._rule)
+
+    @property
+    def _map_shape(self) -> tuple[int, ...]:
+        return (1 + self.spec.ndim + self.config.classes, *self.spec.patch)
+
+    def _forward(self, patches: NDArray[Any]) -> NDArray[np.float16]:
+        """Stacked maps (B, 1 + n + K, *patch) of at most one batch, run as a full one."""
+        full = np.zeros((self.spec.batch, *patches.shape[1:]), dtype=patches.dtype)
+        full[: len(patches)] = patches
+        if self._device == "cpu" and torch.get_num_threads() != 1:
+            torch.set_num_threads(1)
+        with torch.inference_mode():
+            x = torch.from_numpy(full).to(self._device).movedim(-1, 1).float()
+            raw = self._net(_normalised(x, self.config).to(self._net.stem.conv.weight.dtype))
+            prob, vectors, classes = activated(raw, self.spec.ndim)
+            maps = torch.cat([prob[:, None], vectors, classes], dim=1).half()
+        return np.asarray(maps[: len(patches)].cpu().numpy())
+
+
+def default_spec(name: str, config: UNetConfig, **fields: Any) -> ModelSpec:
+    """A spec that fits ``config``: 0.5 µm, patches of about 256 px with ``MARGIN``, batch 4.
+
+    ``fields`` replace fields of the spec; ``classes`` are named "1", "2", ... by default.
+    """
+    stride = field(config)[1]
+    n = config.ndim
+    side = -(-(256 if n == 2 else 96) // stride) * stride
+    spec = ModelSpec(
+        name=name, ndim=n, spacing=(0.5,) * n, unit="um", channels=config.channels, hv_channels=n,
+        classes=tuple(str(k + 1) for k in range(config.classes)), patch=(side,) * n,
+        margin=MARGIN if n == 2 else MARGIN // 2, batch=4, reach=hv.RULE.reach, min_object=20,
+        max_object=None, sha256="", licence="BSD-3-Clause",
+    )  # fmt: skip
+    return replace(spec, **fields)
+
+
+def weights_of(net: UNet, spec: ModelSpec, rule: hv.VoteRule = hv.RULE) -> Weights:
+    """The tensors of ``net`` (not folded) with their facts, ready for ``save_weights``."""
+    tensors = {name: value.detach().cpu().numpy().copy() for name, value in _state(net).items()}
+    stated = {k: v for k, v in asdict(spec).items() if k not in ("sha256", "reach")}
+    parts = {"config": asdict(net.config), "spec": stated, "rule": asdict(rule)}
+    facts = json.loads(json.dumps({"kind": "unet", **parts}))  # tuples as they come back: lists
+    return Weights(tensors, facts, fingerprint(tensors, facts))
+
+
+def save_unet(
+    folder: str | Path,
+    net: UNet,
+    spec: ModelSpec,
+    *,
+    rule: hv.VoteRule = hv.RULE,
+    card: str,
+    licence: str,
+) -> Path:
+    """Write ``net`` (not folded) as a weights folder that ``load_model`` reads; returns its file.
+
+    ``card``: Markdown on training data, scores and limits; ``licence``: the full text.
+    """
+    weights = weights_of(net, spec, rule)
+    _understood(weights)  # what could not be loaded is not saved
+    return save_weights(folder, weights, card=card, licence=licence)
+
+
+def _state(net: UNet) -> dict[str, Tensor]:
+    """Tensors that matter: without the counters of batch normalisation."""
+    state = net.state_dict()
+    return {name: value for name, value in state.items() if not name.endswith("batches_tracked")}
+
+
+def _understood(weights: Weights) -> tuple[UNetConfig, hv.VoteRule, ModelSpec]:
+    """Config, rule and spec (without a hash) that ``weights`` state; ModelError if they cannot."""
+    where = str(weights.path or "weights in memory")
+    if weights.facts.get("kind") != "unet":
+        raise ModelError(f"{where}: of kind {weights.facts.get('kind')!r}, expected 'unet'")
+    try:
+        config = UNetConfig(**_as_tuples(weights.facts["config"]))
+        rule = hv.VoteRule(**weights.facts["rule"])
+        stated = _as_tuples(weights.facts["spec"])
+        spec = ModelSpec(**stated, reach=rule.reach, sha256="")
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ModelError(
+            f"{where}: its config, rule or spec is not one of this version of wsiseg ({error})"
+        ) from error
+    _check_spec(spec, config, where)
+    return config, rule, spec
+
+
+def _as_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+
+
+def _check_spec(spec: ModelSpec, config: UNetConfig, where: str) -> None:
+    n, stride = config.ndim, field(config)[1]
+    stated = (spec.ndim, spec.channels, spec.hv_channels, len(spec.classes))
+    if stated != (n, config.channels, n, config.classes):
+        raise ModelError(
+            f"{where}: a network of {n} axes, {config.channels} channels and {config.classes} "
+            f"classes does not fit a spec of (ndim, channels, hv, classes) {stated}"
+        )
+    if len(spec.patch) != n or any(p % stride for p in spec.patch) or min(spec.core) < 1:
+        raise ModelError(
+            f"{where}: the patch must be {n} multiples of the stride {stride} px, larger than "
+            f"twice the margin; got {spec.patch} and margin {spec.margin}"
+        )
+    if len(spec.spacing) != n or min(spec.spacing) <= 0 or spec.batch < 1 or spec.margin < 0:
+        raise ModelError(
+            f"{where}: {n} positive spacings, a batch of 1 or more and a margin of 0 or more are "
+            f"needed; got {spec.spacing}, {spec.batch} and {spec.margin}"
+        )
+
+
+def _built(config: UNetConfig, weights: Weights) -> UNet:
+    """The network of ``config`` with its tensors, checked before anything is allocated."""
+    with torch.device("meta"):
+        empty = UNet(config)
+    expected = {name: (tuple(value.shape), "float32") for name, value in _state(empty).items()}
+    check_tensors(weights.tensors, expected, str(weights.path or "weights in memory"))
+    net = UNet(config)
+    tensors = {name: torch.tensor(values) for name, values in weights.tensors.items()}
+    net.load_state_dict(tensors, strict=False)  # strict but for the counters: checked above
+    return net
+
+
+def _placed(net: UNet, device: str, precision: str) -> UNet:
+    """``net`` folded, on its device, its trunk in ``precision``."""
+    if precision not in ("fp32", "bf16"):
+        raise ModelError(f"precision must be fp32 or bf16, got {precision!r}")
+    net = fold(net).requires_grad_(False)
+    try:
+        net = net.to(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"device {device!r} cannot be used ({reason}): try cpu") from error
+    if precision == "bf16":
+        for name, part in net.named_children():
+            if name != "heads":
+                part.bfloat16()
+    if net.config.ndim == 2:
+        net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net
+
+
+def _normalised(x: Tensor, config: UNetConfig) -> Tensor:
+    shape = (1, -1) + (1,) * config.ndim
+    mean = torch.tensor(config.mean, device=x.device).reshape(shape)
+    std = torch.tensor(config.std, device=x.device).reshape(shape)
+    return (x - mean) / std
+
+
+def _reopened(
+    source: Path | Weights, expected: str | None, device: str, precision: str
+) -> UNetModel:
+    """The model in another process; ModelError if its file has changed since."""
+    weights = source if isinstance(source, Weights) else load_weights(source)
+    if expected is not None and weights.sha256 != expected:
+        raise ModelError(
+            f"{weights.path} changed while it was in use: SHA-256 {weights.sha256[:16]}..., "
+            f"expected {expected[:16]}..."
+        )
+    return UNetModel(weights, device=device, precision=precision)

@@ -1,0 +1,209 @@
+"""A residual U-Net with NP, HV and TP heads, in 2-D and 3-D: network and its field.
+
+Every layer is local and none looks at statistics of its input at inference, so a map value is a
+function of the pixels within ``field(config)`` of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, relu
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from wsiseg.errors import ModelError
+
+__all__ = ["HV_UNIT", "UNet", "UNetConfig", "activated", "field", "fold"]
+
+HV_UNIT = 1 / 8
+"""HV is the output of its head times this, clipped to [-1, 1]: at a scale of 128 px, an output of
+1 is 16 px, so that nuclei need outputs of order 1."""
+
+_CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_LINEAR = {2: "bilinear", 3: "trilinear"}
+
+
+@dataclass(frozen=True, slots=True)
+class UNetConfig:
+    """All that is needed to build the network."""
+
+    ndim: int = 2
+    """2 or 3."""
+    channels: int = 3
+    """Of the input."""
+    classes: int = 0
+    """K of the TP head; 0: none."""
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+    """Channels per level, finest first."""
+    blocks: tuple[int, ...] = (1, 2, 2, 2)
+    """Residual blocks of the encoder, per level."""
+    decoder_blocks: tuple[int, ...] = (1, 1, 1)
+    """Residual blocks of the decoder, per level but the coarsest, finest first."""
+    stem: int = 1
+    """Space-to-depth factor at the input (1, 2 or 4), undone by linear upsampling at the end."""
+    mean: tuple[float, ...] = (127.5, 127.5, 127.5)
+    """Subtracted from the input, per channel, in units of the pixels."""
+    std: tuple[float, ...] = (64.0, 64.0, 64.0)
+    """Divides it after that."""
+
+    def __post_init__(self) -> None:
+        levels = len(self.widths)
+        counts = (*self.widths, *self.blocks, *self.decoder_blocks, self.channels)
+        fits = (
+            self.ndim in _CONV
+            and self.stem in (1, 2, 4)
+            and 1 <= levels <= 8
+            and (len(self.blocks), len(self.decoder_blocks)) == (levels, levels - 1)
+            and len(self.mean) == len(self.std) == self.channels
+            and all(isinstance(n, int) and 0 <= n <= 4096 for n in (*counts, self.classes))
+            and min(*self.widths, self.channels) > 0
+            and min(self.std) > 0
+            and sum(self.blocks) + sum(self.decoder_blocks) <= 256
+        )
+        if not fits:
+            raise ModelError(
+                "a U-Net needs 2 or 3 axes, a stem of 1, 2 or 4, a width and a number of blocks "
+                "per level, decoder blocks for all levels but one, a mean and a positive std per "
+                f"channel; got {self}"
+            )
+
+
+def field(config: UNetConfig) -> tuple[int, int]:
+    """Radius and stride of the network, px.
+
+    An output depends on no input further than the radius along any axis (a patch narrower than
+    that is felt through its zero padding). A shift of the input by a multiple of the stride
+    shifts the output; by another shift it does not.
+
+    ``radius`` counts from the block of stride px that holds the output, so it covers the worst
+    place in the block: a 3-px filter at stride s reaches s px beyond, pooling by 2 nothing more,
+    nearest upsampling from 2s to s up to s, linear upsampling by f up to f + f/2 - 1.
+    """
+    stride, radius = config.stem, config.stem
+    skips: list[tuple[int, int]] = []
+    for level, count in enumerate(config.blocks):
+        stride *= 2 if level else 1
+        radius += 2 * stride * count
+        skips.append((radius, stride))
+    coarsest = stride
+    for (skip, fine), count in zip(skips[-2::-1], config.decoder_blocks[::-1], strict=True):
+        radius = max(radius + stride - fine, skip) + 2 * fine * count
+        stride = fine
+    if config.stem > 1:
+        radius += config.stem + config.stem // 2 - 1
+    return radius, coarsest
+
+
+class UNet(nn.Module):
+    """Residual encoder and decoder with additive skips (ResUNet; Zhang et al. 2018, IEEE GRSL 15).
+
+    One 1-px head per map: NP (foreground), HV (one per axis), TP (classes), as in HoVer-Net.
+    """
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        n, widths = config.ndim, config.widths
+        self.stem = _conv(n, config.channels * config.stem**n, widths[0], 3)
+        self.encoder = nn.ModuleList(
+            _blocks(n, w, k) for w, k in zip(widths, config.blocks, strict=True)
+        )
+        self.down = nn.ModuleList(_conv(n, a, b, 2, 2) for a, b in pairwise(widths))
+        self.up = nn.ModuleList(_conv(n, b, a, 1) for a, b in pairwise(widths))
+        decoder = zip(widths, config.decoder_blocks, strict=False)  # the coarsest level has none
+        self.decoder = nn.ModuleList(_blocks(n, w, k) for w, k in decoder)
+        heads = {"np": 1, "hv": n, "tp": config.classes}
+        self.heads = nn.ModuleDict(
+            {name: _CONV[n](widths[0], size, 1) for name, size in heads.items() if size}
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Raw maps (B, 1 + n + K, *s), float32, of normalised pixels (B, C, *s)."""
+        x = relu(self.stem(_space_to_depth(x, self.config.stem)))  # (B, W0, *s / stem)
+        x = self.encoder[0](x)
+        skips = []
+        for down, blocks in zip(self.down, self.encoder[1:], strict=True):
+            skips.append(x)
+            x = blocks(relu(down(x)))  # (B, Wi, *s / (stem * 2^i))
+        for level in reversed(range(len(skips))):
+            x = interpolate(self.up[level](x), scale_factor=2.0, mode="nearest")
+            x = self.decoder[level](relu(x + skips[level]))
+        x = x.float()  # the heads are cheap, and bfloat16 would round HV to 0.1 px
+        raw = torch.cat([head(x) for head in self.heads.values()], dim=1)
+        if self.config.stem == 1:
+            return raw
+        mode, factor = _LINEAR[self.config.ndim], float(self.config.stem)
+        return interpolate(raw, scale_factor=factor, mode=mode, align_corners=False)
+
+
+def activated(raw: Tensor, ndim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Maps prob (B, *s), hv (B, n, *s) and classes (B, K, *s) of raw maps (B, 1 + n + K, *s)."""
+    hv = (raw[:, 1 : 1 + ndim] * HV_UNIT).clamp(-1, 1)
+    return raw[:, 0].sigmoid(), hv, raw[:, 1 + ndim :].softmax(dim=1)
+
+
+def fold(net: UNet) -> UNet:
+    """Fold the normalisation of ``net``, in place, into its filters; for inference only."""
+    net.eval()
+    for module in net.modules():
+        if isinstance(module, _ConvNorm):
+            module.fold()
+    return net
+
+
+class _ConvNorm(nn.Module):
+    """A filter bank and its batch normalisation."""
+
+    def __init__(self, ndim: int, shape: tuple[int, int], kernel: int, stride: int) -> None:
+        super().__init__()
+        padding = kernel // 2 if stride == 1 else 0
+        conv = _CONV[ndim](*shape, kernel, stride=stride, padding=padding, bias=False)
+        self.conv: nn.Conv2d | nn.Conv3d = conv
+        self.norm: nn.BatchNorm2d | nn.BatchNorm3d | nn.Identity = _NORM[ndim](shape[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(self.conv(x))
+        return out
+
+    def fold(self) -> None:
+        """Put the normalisation into the filters."""
+        if not isinstance(self.norm, nn.Identity):
+            self.conv = fuse_conv_bn_eval(self.conv, self.norm)
+            self.norm = nn.Identity()
+
+
+class _Residual(nn.Module):
+    """Two 3-px filter banks and a way around them (He et al. 2016, CVPR)."""
+
+    def __init__(self, ndim: int, width: int) -> None:
+        super().__init__()
+        self.first = _conv(ndim, width, width, 3)
+        self.second = _conv(ndim, width, width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return relu(x + self.second(relu(self.first(x))))
+
+
+def _conv(ndim: int, before: int, after: int, kernel: int, stride: int = 1) -> _ConvNorm:
+    return _ConvNorm(ndim, (before, after), kernel, stride)
+
+
+def _blocks(ndim: int, width: int, count: int) -> nn.Sequential:
+    return nn.Sequential(*(_Residual(ndim, width) for _ in range(count)))
+
+
+def _space_to_depth(x: Tensor, factor: int) -> Tensor:
+    """(B, C, *s) -> (B, C * factor^n, *s / factor): each block of pixels becomes channels."""
+    if factor == 1:
+        return x
+    batch, channels, *shape = x.shape
+    split: Sequence[int] = [v for s in shape for v in (s // factor, factor)]
+    n = len(shape)
+    order = [0, 1, *(3 + 2 * i for i in range(n)), *(2 + 2 * i for i in range(n))]
+    small = [s // factor for s in shape]
+    return x.reshape(batch, channels, *split).permute(order).reshape(batch, -1, *small)
