@@ -121,7 +121,7 @@ def test_csv_holds_centroids_classes_and_measurements(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", '=HYPERLINK("http://x")'])
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", '=HYPERLINK("x")'])
 def test_texts_that_a_spreadsheet_would_run_are_quoted(tmp_path, make_cells, text):
     cells = make_cells(30, classes=(text,))
     cells.measurements[text] = np.full(30, -5.0)

@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from wsiseg.errors import (
 )
 from wsiseg.geometry import Box
 from wsiseg.image import open_slide
+from wsiseg.image.slide import Contents, Level
 
 # file, format, shape, levels, mpp (y, x) or None
 SLIDES = [
@@ -189,7 +191,9 @@ def test_content_decides_and_not_the_suffix(tmp_path):
         assert slide.format.startswith("tiff")
 
 
-@pytest.mark.parametrize("bad", [0, -1, 0.049, 20.1, 1e9, float("nan"), float("inf"), "x", (1, 2, 3)])
+@pytest.mark.parametrize(
+    "bad", [0, -1, 0.049, 20.1, 1e9, float("nan"), float("inf"), "x", (1, 2, 3)]
+)
 def test_a_given_mpp_is_checked(bad):
     with pytest.raises(MissingSpacingError, match="mpp"):
         open_slide(np.zeros((4, 4), np.uint8), mpp=bad)
@@ -277,9 +281,8 @@ def test_a_file_cut_short_fails_by_name(slides, tmp_path, name, keep):
     data = (slides / name).read_bytes()
     path = tmp_path / name
     path.write_bytes(data[: int(len(data) * keep)])
-    with pytest.raises(UnreadableSlideError, match=name):
-        with open_slide(path) as slide:
-            slide.read_level(0, Box.of_shape(slide.levels[0].shape))
+    with pytest.raises(UnreadableSlideError, match=name), open_slide(path) as slide:
+        slide.read_level(0, Box.of_shape(slide.levels[0].shape))
 
 
 @pytest.mark.data
@@ -314,3 +317,39 @@ def _set_tag(data: bytearray, tag: int, value: int) -> None:
             struct.pack_into("<HII", data, at + 2, 4, 1, value)
             return
     raise AssertionError(f"no tag {tag}")
+
+
+def test_an_mrxs_file_without_its_folder_says_so(tmp_path):
+    path = tmp_path / "slide.mrxs"
+    path.write_bytes(b"\xff\xd8\xff\xe0" + bytes(100))
+    with pytest.raises(UnsupportedFormatError, match="folder of the same name"):
+        open_slide(path)
+
+
+def test_a_reader_can_be_added_by_an_entry_point(tmp_path, monkeypatch):
+    module = import_module("wsiseg.image.open")
+
+    class Point:
+        def load(self):
+            return module.Format("mine", lambda path, head: head[:4] == b"MINE", mine)
+
+    def mine(path, scene, z):
+        level = Level((5, 7), (1.0, 1.0), lambda box: np.zeros((*box.shape, 3), np.uint8))
+        return Contents("mine", (level,), mpp=(0.3, 0.3))
+
+    monkeypatch.setattr(module, "entry_points", lambda group: [Point()])
+    path = tmp_path / "a.mine"
+    path.write_bytes(b"MINE")
+    with open_slide(path) as slide:
+        assert (slide.format, slide.mpp) == ("mine", (0.3, 0.3))
+    path.write_bytes(b"ELSE")
+    with pytest.raises(UnsupportedFormatError):
+        open_slide(path)
+
+
+def test_a_relative_path_travels_to_another_folder(tmp_path, monkeypatch):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((8, 8, 3), np.uint8))
+    monkeypatch.chdir(tmp_path)
+    data = pickle.dumps(open_slide("a.tif"))
+    monkeypatch.chdir("/")
+    assert pickle.loads(data).levels[0].shape == (8, 8)

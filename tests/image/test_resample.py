@@ -46,9 +46,7 @@ scales = st.floats(0.4, 9.0)
 def test_values_do_not_depend_on_the_cut(image, scale, data):
     shape = target(scale)
     whole = resample(reader(image), (H, W), (scale, scale), Box.of_shape(shape))
-    cuts = [
-        sorted({0, n, *data.draw(st.lists(st.integers(0, n), max_size=3))}) for n in shape
-    ]
+    cuts = [sorted({0, n, *data.draw(st.lists(st.integers(0, n), max_size=3))}) for n in shape]
     for y0, y1 in zip(cuts[0], cuts[0][1:], strict=False):
         for x0, x1 in zip(cuts[1], cuts[1][1:], strict=False):
             part = Box((y0, x0), (y1, x1))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.cells.layer import CellBatch, uuids_from
+from wsiseg.cells.batch import CellBatch, uuids_from
 from wsiseg.errors import InputFileError
 
 __all__ = ["BBOX", "CLASS", "GEOMETRY", "ID", "NUCLEUS", "count_rows", "read_batches", "read_table"]
@@ -31,12 +31,13 @@ def count_rows(path: Path) -> int:
         return int(file.metadata.num_rows)
 
 
-def read_batches(path: Path, size: int = 20_000) -> Iterator[CellBatch]:
+def read_batches(path: str | Path, size: int = 20_000) -> Iterator[CellBatch]:
     """Cells of a GeoParquet file in order, at most ``size`` at a time, memory bounded by that.
 
     Every batch has the same classes and columns. Raises InputFileError where the file is not
     GeoParquet with polygons in WKB.
     """
+    path = Path(path)
     with _opened(path) as (file, primary):
         classes = _classes(file)
         columns = _numeric(file, primary, path)

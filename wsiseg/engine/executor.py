@@ -6,9 +6,12 @@ The only file that knows dask.distributed.
 from __future__ import annotations
 
 import pickle
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from itertools import islice
+from multiprocessing import resource_tracker
 from typing import Any, Protocol, TypeVar
 
 from wsiseg.errors import RegionError, SettingsError, WsisegError
@@ -86,14 +89,15 @@ class Dask:
         from distributed import Client, LocalCluster
 
         if self.scheduler is None:
-            self._cluster = LocalCluster(
-                n_workers=self.workers,
-                threads_per_worker=1,
-                processes=True,
-                host="127.0.0.1",
-                dashboard_address=None,
-                memory_limit=0,
-            )
+            with _children_deaf_to_ctrl_c():
+                self._cluster = LocalCluster(
+                    n_workers=self.workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    host="127.0.0.1",
+                    dashboard_address=None,
+                    memory_limit=0,
+                )
         try:
             self._client = Client(self._cluster or self.scheduler, timeout=self.PATIENCE_S)
             self._client.wait_for_workers(1, timeout=self.PATIENCE_S)
@@ -133,6 +137,20 @@ class Dask:
                 yield item, named(lambda _, f=future: f.result(), item)
         finally:
             self._client.cancel([*running, loaded])
+
+
+@contextmanager
+def _children_deaf_to_ctrl_c() -> Iterator[None]:
+    """Threads and processes started here leave Ctrl-C to the one who started them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # its start would lift the block again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def named(function: Callable[[T], R], item: T) -> R:

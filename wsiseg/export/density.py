@@ -8,7 +8,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from wsiseg.cells.layer import CellBatch
+from wsiseg.cells.batch import CellBatch
 from wsiseg.geometry import Box
 
 __all__ = ["Density", "pick_field"]

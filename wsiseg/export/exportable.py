@@ -15,7 +15,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from wsiseg.cells.layer import CellBatch
+from wsiseg.cells.batch import CellBatch
 from wsiseg.errors import InputFileError
 
 __all__ = ["SMALLEST_AREA", "class_label", "exportable", "polygonal_part"]
@@ -90,7 +90,7 @@ def _check_ids(ids: NDArray[np.str_]) -> None:
         if not _UUID.fullmatch(text):
             raise InputFileError(
                 f"cell {row} has the id {text!r}: expected a UUID in lower case, because QuPath "
-                "replaces other ids; make some with wsiseg.cells.layer.uuids_from"
+                "replaces other ids; make some with wsiseg.cells.batch.uuids_from"
             )
 
 

@@ -19,7 +19,7 @@ import shapely
 from numpy.typing import NDArray
 
 from wsiseg.atomic import atomic_write
-from wsiseg.cells.layer import CellBatch
+from wsiseg.cells.batch import CellBatch
 from wsiseg.export.colors import RGB, class_color
 
 __all__ = ["FIRST_LINE", "LAST_LINE", "geojson_lines", "geojson_sink"]
@@ -27,7 +27,9 @@ __all__ = ["FIRST_LINE", "LAST_LINE", "geojson_lines", "geojson_sink"]
 FIRST_LINE = b'{"type":"FeatureCollection","features":[\n'
 LAST_LINE = b"\n]}\n"
 
-_GZIP_LEVEL = 4  # a third more time than level 1 and an eighth smaller; 6 costs twice for 2 %
+_GZIP_LEVEL = (
+    4  # 1.5 times the time of level 1 for 11 % fewer bytes; 6 costs 2.4 to 3 times 4 for 8 %
+)
 _GZIP_FORMAT = 16 + zlib.MAX_WBITS  # zlib's own gzip header: no time, no name
 _BLOCK = 1 << 20
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from wsiseg.cells.layer import CellBatch, uuids_from
+from wsiseg.cells.batch import CellBatch, uuids_from
 from wsiseg.export.exportable import polygonal_part
 from wsiseg.export.geojson_geometry import has_area, outlines_of
 from wsiseg.export.geojson_parse import Features, without_collection
@@ -77,7 +77,7 @@ def read_region(path: str | Path) -> list[Any]:
 class _Contents:
     kinds: set[str] = field(default_factory=set)
     classes: dict[str, None] = field(default_factory=dict)
-    columns: dict[str, None] = field(default_factory=dict)
+    columns: list[str] = field(default_factory=list)
     nuclei: bool = False
     without_area: int = 0
 
@@ -94,9 +94,18 @@ def _survey(features: Features) -> _Contents:
         contents.kinds.add(kind)
         name = _class_name(feature["properties"].get("classification"), number, features)
         contents.classes |= {} if name is None else {name: None}
-        contents.columns |= dict.fromkeys(_measurements(feature, number, features))
+        _merge(contents.columns, _measurements(feature, number, features))
         contents.nuclei |= kind == "cell" and feature.get("nucleusGeometry") is not None
     return of_kind[bool(of_kind[True].kinds)]
+
+
+def _merge(columns: list[str], names: Iterable[str]) -> None:
+    """Add new names after the one that they follow: a first row may lack some of the columns."""
+    place = 0
+    for name in names:
+        if name not in columns:
+            columns.insert(place, name)
+        place = columns.index(name) + 1
 
 
 def _batches(features: Features, contents: _Contents) -> Iterator[CellBatch]:
@@ -150,7 +159,8 @@ def _ids(chunk: list[_Numbered], geometry: NDArray[Any], first: int) -> NDArray[
 
 def _nuclei(chunk: list[_Numbered], features: Features) -> NDArray[Any]:
     nuclei = np.full(len(chunk), None, dtype=object)
-    rows = [i for i, (_, f) in enumerate(chunk) if has_area(f.get("nucleusGeometry"))]
+    given = [f.get("nucleusGeometry") if _kind(f) == "cell" else None for _, f in chunk]
+    rows = [i for i, outline in enumerate(given) if outline is not None and has_area(outline)]
     nuclei[rows] = _made_valid(
         outlines_of([chunk[i] for i in rows], "nucleusGeometry", features.error)
     )

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from scipy.ndimage import gaussian_filter
 
 from wsiseg.atomic import atomic_write
-from wsiseg.cells.layer import CellBatch
+from wsiseg.cells.batch import CellBatch
 from wsiseg.export.colors import RGB, class_color
 from wsiseg.export.density import Density
 from wsiseg.export.lettering import draw_text, plain, text_width
@@ -93,9 +93,8 @@ def draw_preview(preview: Preview) -> Any:
     canvas.paste(left, (_MARGIN + (width - left.width) // 2, _HEAD))
     canvas.paste(right, (second, _HEAD))
     _heading(draw, preview, size[0])
-    below = _HEAD + height + 34
-    _density_legend(draw, canvas, preview, (_MARGIN, below))
-    _class_legend(draw, preview.field_cells, (second, below), right.width)
+    _density_legend(draw, canvas, preview, (_MARGIN, _HEAD + left.height + 34))
+    _class_legend(draw, preview.field_cells, (second, _HEAD + right.height + 34), right.width)
     return canvas
 
 
@@ -230,10 +229,11 @@ def _class_legend(draw: Any, cells: CellBatch, at: tuple[int, int], width: int) 
     index, count = np.unique(cells.class_index, return_counts=True)
     order = np.lexsort((index, -count))
     x, y = float(at[0]), at[1]
+    right = x + width - text_width("...", _TEXT)
     for i in order.tolist():
         name = cells.classes[index[i]] if index[i] >= 0 else None
         label = f"{name} {count[i]:,}" if name else f"{count[i]:,} cells"
-        if x + 36 + text_width(label, _TEXT) > at[0] + width:
+        if x + 36 + text_width(label, _TEXT) + 32 > right:
             draw_text(draw, (x, y + 22), "...", _TEXT, _INK)
             return
         draw.rectangle((x, y + 2, x + 24, y + 24), outline=class_color(name), width=5)

@@ -15,7 +15,7 @@ import shapely
 from numpy.typing import NDArray
 
 from wsiseg.atomic import atomic_write
-from wsiseg.cells.layer import CellBatch, concatenate
+from wsiseg.cells.batch import CellBatch, concatenate, no_cells
 from wsiseg.cells.parquet import BBOX, CLASS, GEOMETRY, ID, NUCLEUS
 from wsiseg.errors import InputFileError
 
@@ -73,7 +73,7 @@ class _RowGroups:
 
     def finish(self) -> None:
         if self._writer is None:
-            self._start(_no_cells())
+            self._start(no_cells())
         elif sum(map(len, self._waiting)):
             self._write(concatenate(self._waiting))
         names = [GEOMETRY, NUCLEUS] if self._nuclei else [GEOMETRY]
@@ -148,11 +148,6 @@ def _check_columns(batch: CellBatch, columns: tuple[str, ...], nuclei: bool) -> 
             f"a later batch of cells has columns that the first lacks ({more or [NUCLEUS]}): "
             "give the first batch all columns, with NaN where there is no value"
         )
-
-
-def _no_cells() -> CellBatch:
-    nothing = np.empty(0, dtype=object)
-    return CellBatch(np.empty(0, "U36"), nothing, np.empty(0, np.int32), ())
 
 
 def _schema(columns: tuple[str, ...], nuclei: bool) -> Any:

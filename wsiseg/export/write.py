@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsiseg.cells.layer import CellBatch, Cells
+from wsiseg.cells.batch import CellBatch
+from wsiseg.cells.layer import Cells
 from wsiseg.errors import InputFileError
 from wsiseg.export.colors import RGB
 from wsiseg.export.exportable import exportable

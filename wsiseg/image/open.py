@@ -79,7 +79,7 @@ def open_slide(
     where = Path(path)
     head = _head(where)
     contents = _contents(where, head, scene, z)
-    reopen = (_reopen, (str(where), given, scene, z))
+    reopen = (_reopen, (os.path.abspath(where), given, scene, z))
     return Slide(str(where), contents, given_mpp=given, reopen=reopen)
 
 
@@ -106,6 +106,7 @@ def _is_file(path: Path, head: bytes) -> bool:
     return bool(head)
 
 
+MRXS_HINT = "; an .mrxs file needs the folder of the same name beside it"
 READERS = "wsiseg.image.formats."
 FORMATS = (
     Format("ome-zarr", _is_zarr, READERS + "ome_zarr:open_contents"),
@@ -150,6 +151,8 @@ def _refused(path: Path, head: bytes, refusals: list[tuple[str, WsisegError]]) -
         return UnsupportedFormatError(
             f"{path}: no reader knows this format (it begins with {head[:16]!r}); supported are "
             "SVS, NDPI, MRXS, SCN, BIF, DICOM, OME-TIFF, TIFF, OME-Zarr, PNG and JPEG"
+            + MRXS_HINT
+            * (path.suffix.lower() == ".mrxs")
         )
     name, error = asked[-1]
     kind = type(error)

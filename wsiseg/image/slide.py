@@ -211,7 +211,7 @@ class Slide:
                 f"{self.uri}: reading at {spacing} µm needs the pixel size, and "
                 f"{self.mpp_problem}; give it with --mpp (mpp=... in Python), in µm per px"
             )
-        y, x = spacing if isinstance(spacing, tuple) else (spacing, spacing)
+        y, x = (float(v) for v in np.broadcast_to(np.asarray(spacing, dtype=np.float64), 2))
         if not all(isfinite(v) and v > 0 for v in (y, x)):
             raise SpaceError(f"a spacing must be positive µm per px, got {spacing}")
         near = []

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import cv2
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.errors import ModelError
-from wsiseg.geometry.links import components
+from wsiseg.geometry.links import FOREGROUND, components
 from wsiseg.jit import kernel
 from wsiseg.model.base import Maps, ModelSpec
 from wsiseg.model.flood import Immersion, flood
@@ -39,11 +39,11 @@ class _Constants:
     """Red density counts up to this times the green: blue and green ink has more."""
     red_offset: float = 0.05
     """Density of red that is allowed beyond it."""
-    smooth: float = 1.0
-    """Sigma of the hematoxylin density before it is compared."""
-    window: int = 65
+    smooth: float = 0.6
+    """Sigma of the densities before they are compared."""
+    window: int = 57
     """Side of the square in which 'usual' is measured."""
-    tissue: float = 0.15
+    tissue: float = 0.165
     """Sum of the three densities from which a pixel takes part in it: glass does not."""
     position: float = 0.5
     """The border of a nucleus, from the usual background (0) to the usual nucleus (1)."""
@@ -53,21 +53,29 @@ class _Constants:
     """Difference of background and nucleus that is taken at least."""
     softness: float = 0.25
     """Width of the rise of the probability, in contrasts."""
-    prob_smooth: float = 1.0
-    """Sigma of the probability: what makes outlines smooth and closes pin holes."""
-    blob: float = 2.5
-    """Sigma of the landscape, about a third of the radius of a small nucleus."""
-    darkness: float = 0.5
-    """Share of darkness in the landscape; the rest is closeness to the middle."""
+    max_hole: int = 60
+    """Holes of fewer px are filled: pale chromatin."""
+    hole_radius: int = 16
+    """Steps within which the px of a hole are counted."""
+    depth: int = 8
+    """Distance to the border at which the landscape has its full height."""
+    depth_smooth: float = 1.0
+    """Sigma of that distance."""
+    blob: float = 1.7
+    """Sigma of the darkness, about a third of the radius of a lymphocyte."""
+    darkness: float = 0.4
+    """Share of darkness in the landscape; the rest is distance to the border."""
     darkest: float = 1.5
     """Contrasts above the background at which darkness saturates."""
 
 
 _CONSTANTS = _Constants()
+_HOLES = Immersion((0,), (0,), min_seed=_CONSTANTS.max_hole, radius=_CONSTANTS.hole_radius)
 _IMMERSION = Immersion(
-    levels=(229, 207, 185, 163, 142, 120, 98, 76), steps=(3, 3, 3, 3, 3, 3, 3, 6), min_seed=15
+    levels=(229, 205, 181, 157, 133, 110, 86, 62, 38), steps=(3,) * 9, min_seed=24, radius=6
 )
 _FOREGROUND = np.float16(0.5)
+_CLEAR = np.float32(0.01)  # from _FOREGROUND at least, so that float16 does not change the side
 
 
 class Hematoxylin:
@@ -128,9 +136,28 @@ class Hematoxylin:
         contrast = np.maximum(nucleus - background, c.min_contrast)
         border = np.maximum(background + c.position * contrast, c.floor)
         prob = _logistic((smooth - border) / (c.softness * contrast))
+        mask = _without_holes(prob > _FOREGROUND)
         darkness = (_gauss(dye, c.blob) - background) / (c.darkest * contrast)
-        landscape = (1 - c.darkness) * _gauss(prob, c.blob) + c.darkness * np.clip(darkness, 0, 1)
-        return _gauss(prob, c.prob_smooth), landscape
+        landscape = (1 - c.darkness) * _depth(mask) + c.darkness * np.clip(darkness, 0, 1)
+        prob = np.where(mask, np.maximum(prob, 0.5 + _CLEAR), np.minimum(prob, 0.5 - _CLEAR))
+        return prob, landscape
+
+
+def _without_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """``mask`` with its small holes filled: background that cannot walk to ``max_hole`` px of it.
+
+    Also fills the tips of clefts narrower than 2 px. Local, unlike a fill of connected components.
+    """
+    return np.asarray(flood(np.zeros(mask.shape, np.uint8), ~mask, _HOLES) < FOREGROUND)
+
+
+def _depth(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Distance to the border of ``mask``, cut off, as a share of the cut-off, smoothed."""
+    distance = cv2.distanceTransform(
+        mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE, dstType=cv2.CV_32F
+    )
+    depth = np.float32(_CONSTANTS.depth)
+    return _gauss(np.minimum(distance, depth) / depth, _CONSTANTS.depth_smooth)
 
 
 def _two_means(
@@ -196,9 +223,12 @@ def _densities(
 
 
 def _margin() -> int:
-    """Px that a map looks away: two windows after smoothing, and the blob filter after them."""
+    """Px that a map looks away: smoothing and two windows, then a hole, its depth, and blur."""
     c = _CONSTANTS
-    return _radius(c.smooth) + 2 * (c.window // 2) + _radius(max(c.blob, c.prob_smooth))
+    compared = _radius(c.smooth) + 2 * (c.window // 2)
+    # a seed of the background may differ one step beyond its radius: its link asks both ends
+    shaped = _HOLES.reach + c.depth + _radius(c.depth_smooth)
+    return compared + max(shaped, _radius(c.blob))
 
 
 def _spec(stain: StainMatrix) -> ModelSpec:

@@ -44,7 +44,7 @@ def info_text(found: dict[str, Any]) -> str:
     """The facts of ``describe`` for people."""
     rows = [
         ("slide", found["uri"]),
-        ("format", " · ".join(filter(None, [found["format"], found["vendor"]]))),
+        ("format", " · ".join(dict.fromkeys(filter(None, [found["format"], found["vendor"]])))),
         ("size", f"{found['width']:,} x {found['height']:,} px{_extent(found)}"),
         ("mpp", _mpp(found)),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +36,8 @@ from wsiseg.stain import looks_like_he, macenko
 __all__ = ["Plan", "plan_of"]
 
 _STRIP_BYTES = 64 << 20  # an overview is read in strips of about so many bytes of its level
+
+_TOO_COARSE = 1.5  # times the model's spacing: beyond, upsampling invents what was not scanned
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,6 @@ def plan_of(job: Job) -> Plan:
     began = time.time()
     overview, spacing = _overview(slide)
     tissue, region = _tissue(job, slide, overview, spacing)
-    warnings = _warnings(slide, overview, tissue)
     seconds = time.time() - began
     model = _model(job, overview, tissue)
     space = slide.at(model.spec.spacing)
@@ -129,7 +131,7 @@ def plan_of(job: Job) -> Plan:
         active=active,
         parts=_parts(job, slide, print_of, model, space, active, region),
         salt=bytes.fromhex(print_of["content"])[:16],
-        warnings=warnings,
+        warnings=tuple(_warnings(slide, overview, tissue, model.spec)),
         tissue_seconds=seconds,
     )
 
@@ -174,15 +176,21 @@ def _tissue(
     return from_polygons(polygons, slide.space.shape, shape, spacing), region
 
 
-def _warnings(slide: Slide, overview: NDArray[np.uint8], tissue: Tissue) -> tuple[str, ...]:
-    found = []
+def _warnings(
+    slide: Slide, overview: NDArray[np.uint8], tissue: Tissue, spec: ModelSpec
+) -> Iterator[str]:
     if not tissue.mask.any():
-        found.append("no tissue was found: use --tissue none or a region if there is some")
-    else:
-        stained, reason = looks_like_he(overview, tissue.mask)
-        if not stained:
-            found.append(f"the slide does not look like H&E ({reason}): check the cells")
-    return tuple(found)
+        yield "no tissue was found: use --tissue none or a region if there is some"
+        return
+    stained, reason = looks_like_he(overview, tissue.mask)
+    if not stained:
+        yield f"the slide does not look like H&E ({reason}): check the cells"
+    coarse = max(have / want for have, want in zip(slide.space.spacing, spec.spacing, strict=True))
+    if coarse > _TOO_COARSE:
+        yield (
+            f"the slide's pixels are {coarse:.1f} times as large as the {spec.spacing[0]:g} µm "
+            f"of the model {spec.name!r}: cells this small may not be resolved"
+        )
 
 
 def _model(job: Job, overview: NDArray[np.uint8], tissue: Tissue) -> Model:

@@ -26,8 +26,7 @@ def check_ifd_chain(path: Path) -> None:
         big = head[2:4] in (b"+\0", b"\0+")
         if len(head) < (16 if big else 8):
             raise UnreadableSlideError(f"the TIFF ends within its header, at byte {len(head)}")
-        ndpi = head[8:12] == b"\0\0\0\0" and not big and _is_ndpi(file, order, head)
-        if ndpi:
+        if not big and _is_ndpi(file, order, head, size):
             return  # offsets of 64 bits in a classic TIFF: OpenSlide's to check
         at = struct.unpack_from(order + ("Q" if big else "I"), head, 8 if big else 4)[0]
         _walk(file, order, big, at, size)
@@ -53,9 +52,13 @@ def check_claim(data: bytes, pixels: int) -> None:
         )
 
 
-def _is_ndpi(file: BinaryIO, order: str, head: bytes) -> bool:
+def _is_ndpi(file: BinaryIO, order: str, head: bytes, size: int) -> bool:
     # tag 65420 marks Hamamatsu's NDPI, whose first directory may lie beyond 4 GB
-    (low, high) = struct.unpack_from(order + "II", head, 4)
+    if len(head) < 12:
+        return False
+    low, high = struct.unpack_from(order + "II", head, 4)
+    if (high << 32) + low >= size:
+        return False
     file.seek((high << 32) + low)
     (count,) = struct.unpack(order + "H", file.read(2).ljust(2, b"\0"))
     tags = file.read(12 * min(count, 4096))

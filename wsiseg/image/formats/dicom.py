@@ -13,8 +13,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +58,7 @@ def open_contents(path: Path, scene: int | None, z: int | None) -> Contents:
 
 
 class _Frames:
-    """Decodes single frames; file reads under a lock, decoding too (it is a fallback)."""
+    """Decodes single frames, each through a file handle of its own: no state, so no lock."""
 
     def __init__(self, path: Path, header: Any, start: int) -> None:
         from pydicom.pixels import get_decoder
@@ -74,43 +73,38 @@ class _Frames:
             self._decoder = get_decoder(syntax)
         except NotImplementedError as error:
             raise UnsupportedFormatError(f"transfer syntax {syntax.name}: {error}") from error
-        self._options = as_pixel_options(header)
-        self._start, self._lock = start, Lock()
-        self._file = path.open("rb")
+        self._options = as_pixel_options(header) | {"pixel_keyword": "PixelData"}
+        self._path, self._start, self._closed = path, start, False
         if syntax.is_encapsulated:
-            self._index(int(header.get("NumberOfFrames", 1)))
+            with path.open("rb") as file:
+                self._index(file, int(header.get("NumberOfFrames", 1)))
 
     def frame(self, number: int) -> NDArray[Any]:
         """Samples (h, w, c) of a frame."""
-        with self._lock:
-            if self._file.closed:
-                raise UnreadableSlideError("the slide has been closed")
-            self._file.seek(self._start)
-            samples = self._decoder.as_array(self._file, index=number, **self._options)[0]
+        if self._closed:
+            raise UnreadableSlideError("the slide has been closed")
+        with self._path.open("rb") as file:
+            file.seek(self._start)
+            samples = self._decoder.as_array(file, index=number, **self._options)[0]
         return np.asarray(samples if samples.ndim == 3 else samples[..., None])
 
     def close(self) -> None:
-        with self._lock:
-            self._file.close()
+        self._closed = True
 
-    def __del__(self) -> None:
-        if hasattr(self, "_file"):
-            self._file.close()
-
-    def _index(self, frames: int) -> None:
+    def _index(self, file: BinaryIO, frames: int) -> None:
         # without an offset table pydicom would walk through all fragments for every frame
         from pydicom.encaps import parse_basic_offsets, parse_fragments
 
-        self._file.seek(self._start)
-        offsets = parse_basic_offsets(self._file)
-        first = self._file.tell()
-        count, places = parse_fragments(self._file)
+        file.seek(self._start)
+        offsets = parse_basic_offsets(file)
+        first = file.tell()
+        count, places = parse_fragments(file)
         if offsets or self._options.get("extended_offsets") or count != frames:
             return
         lengths = []
         for place in places:
-            self._file.seek(place + 4)
-            lengths.append(int.from_bytes(self._file.read(4), "little"))
+            file.seek(place + 4)
+            lengths.append(int.from_bytes(file.read(4), "little"))
         self._options["extended_offsets"] = ([place - first for place in places], lengths)
 
 

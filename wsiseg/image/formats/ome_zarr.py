@@ -195,11 +195,12 @@ def _levels(
 ) -> tuple[Level, ...]:
     if not arrays:
         raise UnreadableSlideError("its multiscales metadata name no datasets")
-    full = max(_yx(array.shape, axes) for array in arrays if array.ndim == len(axes))
+    for k, array in enumerate(arrays):
+        _check_array(f"level {k}", array, axes)
+    full = max(_yx(array.shape, axes) for array in arrays)
     levels = []
     for k, array in enumerate(arrays):
         what = f"level {k}"
-        _check_array(what, array, axes)
         shape, tile = _yx(array.shape, axes), _yx(array.chunks, axes)
         check_size(what, shape, tile)
         rule = _rule(array, axes, omero)

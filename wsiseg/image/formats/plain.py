@@ -40,7 +40,9 @@ def open_contents(path: Path, scene: int | None, z: int | None) -> Contents:
         shape = (image.height, image.width)
         _check(shape)
         kind, dpi = str(image.format), image.info.get("dpi")
-        orientation = int(image.getexif().get(ORIENTATION, 1))
+        # a PNG would be decoded in search of an EXIF block behind its pixels
+        has_exif = kind != "PNG" or "exif" in image.info
+        orientation = int(image.getexif().get(ORIENTATION, 1)) if has_exif else 1
     mpp, note = (None, "no resolution") if not dpi else _from_dpi(dpi)
     decoded = _Once(path)
     level = Level(shape, (1.0, 1.0), decoded.read, shape)

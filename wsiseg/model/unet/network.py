@@ -13,6 +13,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from wsiseg.errors import ModelError
@@ -163,8 +165,8 @@ class _ConvNorm(nn.Module):
         super().__init__()
         padding = kernel // 2 if stride == 1 else 0
         conv = _CONV[ndim](*shape, kernel, stride=stride, padding=padding, bias=False)
-        self.conv: nn.Conv2d | nn.Conv3d = conv
-        self.norm: nn.BatchNorm2d | nn.BatchNorm3d | nn.Identity = _NORM[ndim](shape[1])
+        self.conv: _ConvNd = conv
+        self.norm: _BatchNorm | nn.Identity = _NORM[ndim](shape[1])
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.norm(self.conv(x))

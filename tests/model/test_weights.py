@@ -1,0 +1,202 @@
+"""Weights come back bit for bit, and a file that is not sound is named and refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+
+from wsiseg.errors import ModelError, OutputError
+from wsiseg.model.weights import (
+    FILE_NAME,
+    Weights,
+    check_tensors,
+    fingerprint,
+    load_weights,
+    save_weights,
+)
+
+FACTS = {"kind": "unet", "spec": {"name": "µ", "spacing": [0.5, 0.5]}, "rule": {"steps": 6}}
+
+
+def _tensors():
+    rng = np.random.default_rng(0)
+    return {
+        "b": rng.normal(size=(3, 5)).astype(np.float32),
+        "a": rng.normal(size=7).astype(np.float16),
+        "empty": np.zeros((0, 4), dtype=np.float32),
+        "scalar": np.array(3, dtype=np.int64),
+    }
+
+
+@pytest.fixture
+def file(tmp_path):
+    weights = Weights(_tensors(), FACTS, "")
+    return save_weights(tmp_path / "net", weights, card="# net\n", licence="text of a licence")
+
+
+def _split(file):
+    data = file.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + size]), data[8 + size :]
+
+
+def _write(file, header, body):
+    text = json.dumps(header).encode() if isinstance(header, dict) else header
+    file.write_bytes(len(text).to_bytes(8, "little") + text + body)
+
+
+def test_weights_come_back_bit_for_bit(file):
+    for path in (file, file.parent, str(file.parent)):
+        weights = load_weights(path)
+        assert weights.facts == FACTS
+        assert weights.path == file
+        assert weights.sha256 == fingerprint(_tensors(), FACTS)
+        assert weights.tensors.keys() == _tensors().keys()
+        for name, values in _tensors().items():
+            assert weights.tensors[name].dtype == values.dtype
+            assert np.array_equal(weights.tensors[name], values)
+            assert weights.tensors[name].shape == values.shape
+
+
+def test_a_folder_holds_tensors_card_and_licence(file):
+    assert sorted(p.name for p in file.parent.iterdir()) == ["LICENSE", "card.md", FILE_NAME]
+    assert (file.parent / "card.md").read_text() == "# net\n"
+    assert (file.parent / "LICENSE").read_text() == "text of a licence"
+
+
+def test_strided_and_big_endian_tensors_are_saved_by_value(tmp_path):
+    values = np.arange(24, dtype=">f4").reshape(4, 6)
+    weights = Weights({"t": values.T[::2], "e": values}, {}, "")
+    loaded = load_weights(save_weights(tmp_path, weights, card="c", licence="l"))
+    assert np.array_equal(loaded.tensors["t"], values.T[::2])
+    assert np.array_equal(loaded.tensors["e"], values)
+
+
+def test_the_fingerprint_covers_every_part():
+    base = fingerprint(_tensors(), FACTS)
+    changes = [
+        ({**_tensors(), "b": _tensors()["b"] + 1}, FACTS),
+        ({**_tensors(), "b": _tensors()["b"].reshape(5, 3)}, FACTS),
+        ({**_tensors(), "b": _tensors()["b"].view(np.int32)}, FACTS),
+        ({("c" if k == "b" else k): v for k, v in _tensors().items()}, FACTS),
+        (_tensors(), {**FACTS, "kind": "other"}),
+    ]
+    found = {fingerprint(*change) for change in changes}
+    assert len(found) == len(changes)
+    assert base not in found
+    assert fingerprint(dict(reversed(_tensors().items())), dict(reversed(FACTS.items()))) == base
+
+
+@pytest.mark.parametrize("share", [0, 0.001, 0.01, 0.3, 0.9, 0.999])
+def test_a_file_cut_short_is_refused(file, share):
+    data = file.read_bytes()
+    file.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(ModelError, match="cut short"):
+        load_weights(file)
+
+
+def test_a_flipped_bit_is_noticed_wherever_it_is(file):
+    data = file.read_bytes()
+    end = len(data)
+    for place in (*range(0, 60, 7), *range(60, end, 41), end - 1):
+        file.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+        with pytest.raises(ModelError, match=r"model\.safetensors"):
+            load_weights(file)
+    file.write_bytes(data)
+    load_weights(file)
+
+
+def test_an_oversized_header_is_refused_unread(file):
+    _write(file, b" " * (17 << 20), b"")
+    with pytest.raises(ModelError, match="header of 17825792 bytes"):
+        load_weights(file)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (b"{", "not JSON"),
+        (b"[1, 2]", "not a table|a list"),
+        (b"[" * 100_000, "not JSON"),
+        ({"b": {"dtype": "F32", "shape": [2], "data_offsets": [0, 80]}}, "damaged"),
+        ({"b": {"dtype": "F99", "shape": [2], "data_offsets": [0, 8]}}, "damaged"),
+        ({"b": {"dtype": "BOOL", "shape": [8], "data_offsets": [0, 8]}}, "is BOOL, expected"),
+        ({"b": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, "without wsiseg's spec"),
+    ],
+)
+def test_a_damaged_or_foreign_header_is_refused(file, header, message):
+    _write(file, header, bytes(8))
+    with pytest.raises(ModelError, match=message):
+        load_weights(file)
+
+
+def test_edited_facts_are_noticed(file):
+    header, body = _split(file)
+    facts = json.loads(header["__metadata__"]["wsiseg"])
+    facts["rule"]["steps"] = 7
+    header["__metadata__"]["wsiseg"] = json.dumps(facts)
+    _write(file, header, body)
+    with pytest.raises(ModelError, match="damaged or was edited"):
+        load_weights(file)
+
+
+class _Payload:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.pkl", "w.pth", "w.BIN", "w.ckpt", FILE_NAME])
+def test_a_pickle_is_refused_and_never_run(tmp_path, name):
+    mark = tmp_path / "ran"
+    path = tmp_path / name
+    path.write_bytes(pickle.dumps(_Payload(mark)))
+    with pytest.raises(ModelError, match=r"safetensors"):
+        load_weights(path)
+    assert not mark.exists()
+    pickle.loads(path.read_bytes())  # the payload does work: it was not run above
+    assert mark.is_dir()
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ModelError, match=r"none\.safetensors.*No such file"):
+        load_weights(tmp_path / "none.safetensors")
+    with pytest.raises(ModelError, match=FILE_NAME):
+        load_weights(tmp_path)
+
+
+@pytest.mark.parametrize(("card", "licence"), [("", "x"), ("x", " \n")])
+def test_weights_without_card_or_licence_are_not_written(tmp_path, card, licence):
+    with pytest.raises(ModelError, match="licence"):
+        save_weights(tmp_path / "n", Weights({}, {}, ""), card=card, licence=licence)
+    assert not (tmp_path / "n").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_an_output_error(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError):
+        save_weights(tmp_path / "file" / "n", Weights({}, {}, ""), card="c", licence="l")
+
+
+def test_tensors_must_be_those_expected():
+    tensors = {"a": np.zeros((2, 3), np.float32), "b": np.ones(4, np.float32)}
+    good = {"a": ((2, 3), "float32"), "b": ((4,), "float32")}
+    check_tensors(tensors, good, "here")
+    bad = {
+        "lacks 1 tensors.*c": {**good, "c": ((1,), "float32")},
+        "unknown 1 tensors.*b": {"a": good["a"]},
+        r"a must be float32 \(3, 2\), got float32 \(2, 3\)": {**good, "a": ((3, 2), "float32")},
+        "tensor b must be float16": {**good, "b": ((4,), "float16")},
+    }
+    for message, expected in bad.items():
+        with pytest.raises(ModelError, match=message):
+            check_tensors(tensors, expected, "here")
+    tensors["b"][1] = np.nan
+    with pytest.raises(ModelError, match="not finite"):
+        check_tensors(tensors, good, "here")
