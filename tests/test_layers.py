@@ -25,10 +25,12 @@ LAYERS = [
     {"cli"},
 ]
 WALLS = {
-    "torch": {"model.unet", "model.zoo", "model.weights"},
+    "torch": {"model.unet.network", "model.unet.local", "model.zoo"},
     "distributed": {"engine.executor"},
     "openslide": {"image.formats.openslide"},
     "pydicom": {"image.formats.dicom"},
+    "tifffile": {"image.formats.tiff", "run.inputs", "synth.pyramid"},
+    "zarr": {"image.formats.ome_zarr", "image.views"},
     "typer": {"cli"},
     "rich": {"cli"},
 }

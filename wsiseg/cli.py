@@ -11,8 +11,9 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -182,8 +183,8 @@ def demo(
 
     _say(f"making a synthetic slide in {out} ...")
     slide = demo_slide(out)
-    facts = _run(Job(slide=slide.path, out=out / "run"), quiet=False, as_json=False)
-    scores = score_demo(slide, out / "run")
+    facts = _run(Job(slide=slide.path, out=out, fresh=True), quiet=as_json, as_json=False)
+    scores = score_demo(slide, out)
     print(json.dumps(facts | {"demo": scores}, indent=2) if as_json else demo_text(scores, out))
 
 
@@ -214,10 +215,11 @@ def evaluate(
 
     if match_op not in (">", ">=") or empty not in ("nan", "0", "1"):
         raise SettingsError(f"--match-op is > or >=, --empty nan, 0 or 1; got {match_op}, {empty}")
+    empties: dict[str, Literal["nan", 0, 1]] = {"nan": "nan", "0": 0, "1": 1}
     rules = Rules(
         iou=tuple(iou or (0.5,)),
-        match_op=match_op,
-        empty="nan" if empty == "nan" else int(empty),
+        match_op=">" if match_op == ">" else ">=",
+        empty=empties[empty],
         radius=radius or (12.0 if mpp is None else 3.0),
         mpp=mpp,
     )
@@ -231,7 +233,7 @@ def models(as_json: AsJson = False) -> None:
     from wsiseg.model.zoo import models as known
     from wsiseg.run.info import models_text
 
-    found = known()
+    found = [asdict(model) for model in known()]
     print(json.dumps(found, indent=2) if as_json else models_text(found))
 
 

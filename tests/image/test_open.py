@@ -23,7 +23,7 @@ from wsiseg.errors import (
 )
 from wsiseg.geometry import Box
 from wsiseg.image import open_slide
-from wsiseg.image.slide import Contents, Level
+from wsiseg.image.level import Contents, Level
 
 # file, format, shape, levels, mpp (y, x) or None
 SLIDES = [

@@ -17,7 +17,7 @@ from PIL import Image
 from wsiseg.errors import MissingSpacingError, SpaceError, UnreadableSlideError
 from wsiseg.geometry import Box, Space
 from wsiseg.image import Slide, Source, open_slide, views
-from wsiseg.image.slide import Contents, Level, level_downsample
+from wsiseg.image.level import Contents, Level, level_downsample
 
 H, W = 997, 1013
 

@@ -264,7 +264,7 @@ def test_a_damaged_region_is_computed_again_and_counted(
     stored.write_bytes(blob)
     again = run(job)
     assert again.facts["regions"]["total"] - again.facts["regions"]["resumed"] == 1
-    assert again.facts["recomputed_regions"] == 1
+    assert again.facts["regions"]["damaged"] == 1
     assert digests(tmp_path / "run") == whole
 
 

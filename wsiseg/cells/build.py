@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.cells.layer import CellBatch
+from wsiseg.cells.batch import CellBatch
 from wsiseg.cells.objects import Objects
 from wsiseg.cells.polygons import outlines
 from wsiseg.jit import kernel

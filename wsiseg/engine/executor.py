@@ -134,9 +134,13 @@ class Dask:
                     return
                 future = next(done)
                 item = running.pop(future)
-                yield item, named(lambda _, f=future: f.result(), item)
+                yield item, named(_result_of(future), item)
         finally:
             self._client.cancel([*running, loaded])
+
+
+def _result_of(future: Any) -> Callable[[Any], Any]:
+    return lambda _: future.result()
 
 
 @contextmanager

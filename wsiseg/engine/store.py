@@ -32,7 +32,7 @@ from wsiseg.engine.manifest import MANIFEST, Manifest, differences, plain
 from wsiseg.engine.results import REGIONS, SUFFIX, RegionStore, region_name
 from wsiseg.errors import ForeignFolderError, KeyMismatchError, OutputError, RunFolderError
 
-__all__ = ["FINAL_FILES", "WORK", "RegionStore", "RunFolder"]
+__all__ = ["BESIDE", "FINAL_FILES", "WORK", "RegionStore", "RunFolder", "must_be_ours"]
 
 WORK = ".wsiseg"
 """Name of the hidden folder."""
@@ -45,6 +45,8 @@ FINAL_FILES = (
     "run.json",
 )
 """The names that a run may write in its folder, and that a fresh start removes."""
+BESIDE = ("demo-slide.tif", "demo-truth.png")
+"""What ``wsiseg demo`` makes and keeps in the folder of its run."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
@@ -83,7 +85,7 @@ class RunFolder:
         """
         root = _resolved(path)
         with writing(root):
-            _must_be_ours(root)
+            must_be_ours(root)
         make_folder(root / WORK)
         lock = RunLock(root / WORK)
         try:
@@ -209,7 +211,7 @@ def _resolved(path: str | os.PathLike[str]) -> Path:
         raise OutputError(f"{path!r} is not a path ({error}): choose another --out") from error
 
 
-def _must_be_ours(root: Path) -> None:
+def must_be_ours(root: Path) -> None:
     """ForeignFolderError unless ``root`` is absent, empty, or a run folder."""
     if not root.exists():
         return
@@ -223,7 +225,9 @@ def _must_be_ours(root: Path) -> None:
     if (work / MANIFEST).exists():
         return
     # a run that was killed before its first manifest has left nothing but the hidden folder
-    strangers = [n for n in names if n != WORK] + _strangers(work)
+    ours = (WORK, *BESIDE)
+    strangers = [n for n in names if n not in ours and not n.startswith(".wsiseg-")]
+    strangers += _strangers(work)
     if strangers:
         raise _foreign(root, root / strangers[0])
 

@@ -76,7 +76,7 @@ def field_side(mpp: float | None) -> int:
 def write_preview(preview: Preview, path: str | Path) -> None:
     """Draw ``preview`` into a PNG file; OutputError where it cannot be written."""
     png = io.BytesIO()
-    draw_preview(preview).save(png, "PNG", optimize=True)
+    draw_preview(preview).save(png, "PNG", compress_level=4)
     with atomic_write(path) as file:
         file.write(png.getvalue())
 

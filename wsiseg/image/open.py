@@ -24,7 +24,8 @@ from wsiseg.errors import (
     UnsupportedFormatError,
     WsisegError,
 )
-from wsiseg.image.slide import DECODE_ERRORS, MAX_MPP, MIN_MPP, Contents, Slide
+from wsiseg.image.level import DECODE_ERRORS, Contents
+from wsiseg.image.slide import MAX_MPP, MIN_MPP, Slide
 
 __all__ = ["FORMATS", "Format", "open_slide"]
 

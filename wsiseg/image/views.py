@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import dask.array
 import numpy as np
@@ -21,14 +21,25 @@ from zarr.abc.store import (
 from zarr.core.buffer import Buffer, BufferPrototype
 
 from wsiseg.geometry import Box
-
-if TYPE_CHECKING:
-    from wsiseg.image.slide import Level, Slide
+from wsiseg.image.level import Level
 
 __all__ = ["as_dask", "as_zarr", "chunks_of"]
 
 CHUNK = 1024  # px per side that chunks come near to, in whole tiles of the file
 METADATA = "zarr.json"
+
+
+class Leveled(Protocol):
+    """What a view needs of a slide."""
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """Its levels."""
+        ...
+
+    def read_level(self, level: int, box: Box) -> NDArray[np.uint8]:
+        """Pixels of a box of a level."""
+        ...
 
 
 def chunks_of(level: Level) -> tuple[int, int]:
@@ -40,7 +51,7 @@ def chunks_of(level: Level) -> tuple[int, int]:
     return h, w
 
 
-def as_dask(slide: Slide, level: int) -> dask.array.Array:
+def as_dask(slide: Leveled, level: int) -> dask.array.Array:
     """The level as a lazy array (h, w, 3) uint8; its tasks carry the slide by reference."""
     lazy = _LevelArray(slide, level)
     return dask.array.from_array(
@@ -53,7 +64,7 @@ def as_dask(slide: Slide, level: int) -> dask.array.Array:
     )
 
 
-def as_zarr(slide: Slide, level: int) -> zarr.Array[Any]:
+def as_zarr(slide: Leveled, level: int) -> zarr.Array[Any]:
     """The level as a read-only zarr v3 array (h, w, 3) uint8, chunks as ``chunks_of``."""
     return zarr.open_array(LevelStore(slide, level), mode="r", zarr_format=3)
 
@@ -64,7 +75,7 @@ class _LevelArray:
     dtype = np.dtype(np.uint8)
     ndim = 3
 
-    def __init__(self, slide: Slide, level: int) -> None:
+    def __init__(self, slide: Leveled, level: int) -> None:
         self._slide, self._level = slide, level
         self.shape = (*slide.levels[level].shape, 3)
 
@@ -78,7 +89,7 @@ class _LevelArray:
 class LevelStore(Store):  # type: ignore[misc]  # zarr is not followed by mypy here
     """A zarr v3 store of one uncompressed array, whose chunks are read from a level."""
 
-    def __init__(self, slide: Slide, level: int) -> None:
+    def __init__(self, slide: Leveled, level: int) -> None:
         super().__init__(read_only=True)
         self._slide, self._level = slide, level
         self._chunk = chunks_of(slide.levels[level])

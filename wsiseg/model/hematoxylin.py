@@ -43,9 +43,9 @@ class _Constants:
     """Sigma of the densities before they are compared."""
     window: int = 57
     """Side of the square in which 'usual' is measured."""
-    tissue: float = 0.165
+    tissue: float = 0.135
     """Sum of the three densities from which a pixel takes part in it: glass does not."""
-    position: float = 0.5
+    position: float = 0.45
     """The border of a nucleus, from the usual background (0) to the usual nucleus (1)."""
     floor: float = 0.1
     """No nucleus has less hematoxylin."""
@@ -53,17 +53,17 @@ class _Constants:
     """Difference of background and nucleus that is taken at least."""
     softness: float = 0.25
     """Width of the rise of the probability, in contrasts."""
-    max_hole: int = 60
+    max_hole: int = 120
     """Holes of fewer px are filled: pale chromatin."""
-    hole_radius: int = 16
+    hole_radius: int = 25
     """Steps within which the px of a hole are counted."""
-    depth: int = 8
+    depth: int = 7
     """Distance to the border at which the landscape has its full height."""
-    depth_smooth: float = 1.0
+    depth_smooth: float = 2.0
     """Sigma of that distance."""
     blob: float = 1.7
     """Sigma of the darkness, about a third of the radius of a lymphocyte."""
-    darkness: float = 0.4
+    darkness: float = 0.3
     """Share of darkness in the landscape; the rest is distance to the border."""
     darkest: float = 1.5
     """Contrasts above the background at which darkness saturates."""
@@ -72,7 +72,10 @@ class _Constants:
 _CONSTANTS = _Constants()
 _HOLES = Immersion((0,), (0,), min_seed=_CONSTANTS.max_hole, radius=_CONSTANTS.hole_radius)
 _IMMERSION = Immersion(
-    levels=(229, 205, 181, 157, 133, 110, 86, 62, 38), steps=(3,) * 9, min_seed=24, radius=6
+    levels=(221, 203, 184, 166, 147, 128, 110, 91, 72, 54, 35),
+    steps=(3,) * 11,
+    min_seed=25,
+    radius=6,
 )
 _FOREGROUND = np.float16(0.5)
 _CLEAR = np.float32(0.01)  # from _FOREGROUND at least, so that float16 does not change the side

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import shapely
 
-from wsiseg.cells.layer import CellBatch, Cells, concatenate
+from wsiseg.cells.batch import CellBatch, concatenate
+from wsiseg.cells.layer import Cells
 from wsiseg.export.density import Density, pick_field
 from wsiseg.export.rasters import Preview, field_side, write_preview
 from wsiseg.geometry import Box
@@ -49,9 +50,4 @@ def _within(cells: Cells, field: Box) -> CellBatch:
     for batch in cells.batches():
         left, top, right, bottom = shapely.bounds(batch.geometry).T
         found.append(batch.take((left < x1) & (right > x0) & (top < y1) & (bottom > y0)))
-    return concatenate(found) if found else _none()
-
-
-def _none() -> CellBatch:
-    empty = np.zeros(0, dtype=object)
-    return CellBatch(np.zeros(0, "U36"), empty, np.zeros(0, np.int32), ())
+    return concatenate(found)

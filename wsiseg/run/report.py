@@ -67,10 +67,11 @@ class Report:
         report.clock.add({"startup": -plan.tissue_seconds})
         return report
 
-    def regions(self, *, total: int, resumed: int) -> None:
-        """Say how many regions there are, and how many an earlier run has done."""
+    def regions(self, *, total: int, resumed: int, damaged: int) -> None:
+        """Say how many regions there are, how many an earlier run has done, and how many of
+        those were found damaged, over all runs of this key."""
         self._total, self._resumed, self._done = total, resumed, resumed
-        self.facts["regions"] = {"total": total, "resumed": resumed}
+        self.facts["regions"] = {"total": total, "resumed": resumed, "damaged": damaged}
 
     def started_regions(self) -> None:
         """Regions begin now; what went before was start-up."""
@@ -177,7 +178,6 @@ def _facts(job: Job, plan: Plan, folder: RunFolder) -> dict[str, Any]:
         "analysed_mm2": plan.analysed_mm2,
         "cells": 0,
         "warnings": list(plan.warnings),
-        "recomputed_regions": folder.recomputed,
         "files": [*job.files.values(), "preview.png", "run.json"],
         "versions": versions(),
     }

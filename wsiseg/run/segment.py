@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.cells.build import cells_of, sized
-from wsiseg.cells.layer import CellBatch, Cells
+from wsiseg.cells.batch import CellBatch
+from wsiseg.cells.layer import Cells
 from wsiseg.cells.objects import Objects
 from wsiseg.engine.clock import Clock
 from wsiseg.engine.collect import in_canonical_order
@@ -140,7 +141,8 @@ def _regions(
     tiles = regions_to_do(grid, plan.space, plan.spec, plan.active)
     held = folder.verified()
     missing = [t for t in tiles if grid.number(t.index) not in held]
-    report.regions(total=len(tiles), resumed=len(tiles) - len(missing))
+    resumed = len(tiles) - len(missing)
+    report.regions(total=len(tiles), resumed=resumed, damaged=folder.recomputed)
     if not missing:
         return
     work = RegionWork(PatchMaps(plan.slide, plan.model, plan.space, plan.active), plan.model, grid)

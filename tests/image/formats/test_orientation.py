@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from wsiseg.geometry import Box
 from wsiseg.image import open_slide
 from wsiseg.image.formats._orientation import oriented
-from wsiseg.image.slide import Level
+from wsiseg.image.level import Level
 
 # by the definition of tag 274: where row 0 and column 0 of the stored image are seen
 SEEN = {

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.geometry import Box
-from wsiseg.image.slide import Level
+from wsiseg.image.level import Level
 
 __all__ = ["oriented", "oriented_pair"]
 

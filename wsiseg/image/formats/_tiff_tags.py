@@ -19,6 +19,7 @@ __all__ = ["aperio_fields", "colour_rule", "pixel_size_of", "properties_of"]
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, SEPARATED, YCBCR = 0, 1, 2, 3, 5, 6
 # compressions whose decoder turns YCbCr into RGB by itself: JPEG, JPEG 2000, JPEG XR, WebP, JXL
 DECODED_TO_RGB = {6, 7, 33005, 33007, 34712, 34892, 34934, 50001, 50002, 52546}
+APERIO_YCBCR = 33003  # JPEG 2000 whose YCbCr no decoder converts, whatever the photometric tag says
 ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = 1, 2
 UNITS = {2: "inch", 3: "cm"}  # ResolutionUnit
 
@@ -35,10 +36,11 @@ def colour_rule(page: Any, pages: int, about: OmeImage | None) -> ColourRule:
     channels = samples * pages - (alpha is not None)
     if photometric == PALETTE and channels == 1:
         return ColourRule("palette", bits, palette=_palette(page))
-    if photometric == YCBCR and int(page.compression) not in DECODED_TO_RGB:
+    compression = int(page.compression)
+    unconverted = photometric == YCBCR and compression not in DECODED_TO_RGB
+    if unconverted or compression == APERIO_YCBCR:
         raise UnsupportedFormatError(
-            f"YCbCr samples with compression {int(page.compression)} are not supported; "
-            "convert to RGB"
+            f"YCbCr samples with compression {compression} are not supported; convert to RGB"
         )
     if photometric in (RGB, YCBCR) and channels == 3:
         return ColourRule("rgb", bits, alpha)

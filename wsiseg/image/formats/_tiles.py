@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from wsiseg.errors import UnreadableSlideError, UnsupportedFormatError, WsisegError
 from wsiseg.geometry import Box, TileGrid
-from wsiseg.image.slide import DECODE_ERRORS
+from wsiseg.image.level import DECODE_ERRORS
 
 __all__ = ["MAX_PIXELS", "MAX_TILE_PIXELS", "TileCache", "TiledPlane", "check_size"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from wsiseg.errors import UnreadableSlideError, UnsupportedFormatError
 from wsiseg.image.formats import openslide, tiff
-from wsiseg.image.slide import Contents
+from wsiseg.image.level import Contents
 
 __all__ = ["open_contents"]
 

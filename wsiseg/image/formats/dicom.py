@@ -22,7 +22,7 @@ from wsiseg.errors import MissingExtraError, UnreadableSlideError, UnsupportedFo
 from wsiseg.image.formats._mpp import number, pixel_size
 from wsiseg.image.formats._rgb import ColourRule, to_rgb
 from wsiseg.image.formats._tiles import TileCache, TiledPlane, check_size
-from wsiseg.image.slide import DECODE_ERRORS, Contents, Level
+from wsiseg.image.level import DECODE_ERRORS, Contents, Level
 
 __all__ = ["open_contents"]
 

@@ -24,7 +24,7 @@ from wsiseg.geometry import Box
 from wsiseg.image.formats._mpp import UM_PER_UNIT, number
 from wsiseg.image.formats._rgb import ColourRule, to_rgb
 from wsiseg.image.formats._tiles import TileCache, TiledPlane, check_size
-from wsiseg.image.slide import Contents, Level, level_downsample
+from wsiseg.image.level import Contents, Level, level_downsample
 
 __all__ = ["open_contents"]
 

@@ -21,7 +21,7 @@ from wsiseg.geometry import Box
 from wsiseg.image.formats._mpp import number, pixel_size, private
 from wsiseg.image.formats._rgb import over_white
 from wsiseg.image.formats._tiles import TileCache, TiledPlane, check_size
-from wsiseg.image.slide import Contents, Level, level_downsample
+from wsiseg.image.level import Contents, Level, level_downsample
 
 __all__ = ["Handle", "bounds_of", "contents_of", "detect", "open_contents"]
 

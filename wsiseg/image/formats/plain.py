@@ -16,7 +16,7 @@ from wsiseg.geometry import Box
 from wsiseg.image.formats._mpp import pixel_size
 from wsiseg.image.formats._orientation import oriented
 from wsiseg.image.formats._rgb import ColourRule, to_rgb
-from wsiseg.image.slide import DECODE_ERRORS, Contents, Level
+from wsiseg.image.level import DECODE_ERRORS, Contents, Level
 
 __all__ = ["MAX_PLAIN_PIXELS", "array_contents", "is_plain", "open_contents"]
 

@@ -9,13 +9,9 @@ The first time point is read. Stored samples become RGB by the rules of ``_rgb.p
 from __future__ import annotations
 
 import logging
-import os
-import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -24,13 +20,13 @@ from numpy.typing import NDArray
 
 from wsiseg.errors import UnreadableSlideError, UnsupportedFormatError
 from wsiseg.geometry import Box
-from wsiseg.image.formats._guards import check_claim, check_ifd_chain
+from wsiseg.image.formats._guards import check_ifd_chain
 from wsiseg.image.formats._ome import OmeImage, ome_images
 from wsiseg.image.formats._orientation import oriented, oriented_pair
-from wsiseg.image.formats._rgb import to_rgb
+from wsiseg.image.formats._segments import Files, RawRows, Segments
 from wsiseg.image.formats._tiff_tags import colour_rule, pixel_size_of, properties_of
 from wsiseg.image.formats._tiles import TileCache, TiledPlane, check_size
-from wsiseg.image.slide import DECODE_ERRORS, Contents, Level, level_downsample
+from wsiseg.image.level import DECODE_ERRORS, Contents, Level, level_downsample
 
 __all__ = ["open_contents", "open_ome", "open_oriented"]
 
@@ -70,108 +66,6 @@ def open_contents(path: Path, scene: int | None, z: int | None) -> Contents:
         raise UnreadableSlideError(f"its TIFF structure is damaged: {error}") from error
 
 
-class _Files:
-    """Positional reads from the file, and from those that a multi-file OME-TIFF names."""
-
-    def __init__(self) -> None:
-        self._open: dict[str, int] = {}
-        self._lock = Lock()
-        self._closed = False
-        weakref.finalize(self, _close_all, self._open)
-
-    def read(self, path: str, offset: int, count: int) -> bytes:
-        """``count`` bytes at ``offset``; UnreadableSlideError where the file ends before."""
-        data = os.pread(self._descriptor(path), count, offset)
-        if len(data) != count:
-            raise UnreadableSlideError(
-                f"the file ends at byte {offset + len(data)}, within a tile of {count} bytes"
-            )
-        return data
-
-    def close(self) -> None:
-        with self._lock:
-            self._closed = True
-            _close_all(self._open)
-
-    def _descriptor(self, path: str) -> int:
-        with self._lock:
-            if self._closed:
-                raise UnreadableSlideError("the slide has been closed")
-            if path not in self._open:
-                self._open[path] = os.open(path, os.O_RDONLY)
-            return self._open[path]
-
-
-def _close_all(descriptors: dict[str, int]) -> None:
-    while descriptors:
-        os.close(descriptors.popitem()[1])
-
-
-@dataclass(frozen=True, slots=True)
-class _Segments:
-    """Where the tiles of one level lie and how they decode."""
-
-    pages: tuple[Any, ...]  # TiffPage or TiffFrame; one per channel where channels lie apart
-    key: Any  # the TiffPage that knows how to decode them
-    rule: Any
-    tile: tuple[int, int]
-    across: int
-    each: int  # tiles per sample plane
-    files: _Files
-
-    def decode(self, i: int, j: int) -> NDArray[np.uint8] | None:
-        planes = self.key.samplesperpixel if self.key.planarconfig == 2 else 1
-        parts = []
-        for page in self.pages:
-            for s in range(planes):
-                samples = self._segment(page, s * self.each + i * self.across + j)
-                if samples is None:
-                    return None
-                parts.append(samples)
-        return to_rgb(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1), self.rule)
-
-    def _segment(self, page: Any, index: int) -> NDArray[Any] | None:
-        offset, count = page.dataoffsets[index], page.databytecounts[index]
-        if count == 0:
-            return None
-        data = self.files.read(str(page.parent.filehandle.path), offset, count)
-        check_claim(data, self.tile[0] * self.tile[1])
-        tables = {"jpegtables": page.jpegtables, "jpegheader": self.key.jpegheader}
-        samples = self.key.decode(data, index, **tables)[0]
-        return np.asarray(samples[0])  # without the depth axis
-
-
-@dataclass(frozen=True, slots=True)
-class _RawRows:
-    """An untiled, uncompressed level, read by a few rows at a time however it was written."""
-
-    page: Any
-    rule: Any
-    rows: int  # per piece
-    files: _Files
-
-    def decode(self, i: int, j: int) -> NDArray[np.uint8]:
-        page = self.page
-        height, width, samples = page.imagelength, page.imagewidth, page.samplesperpixel
-        dtype = np.dtype(page.parent.byteorder + np.dtype(page.dtype).char)
-        row_bytes = width * samples * dtype.itemsize
-        first, last = i * self.rows, min((i + 1) * self.rows, height)
-        data = b"".join(self._runs(first, last, row_bytes))
-        values = np.frombuffer(data, dtype).reshape(last - first, width, samples)
-        return to_rgb(values.astype(dtype.newbyteorder("=")), self.rule)
-
-    def _runs(self, first: int, last: int, row_bytes: int) -> list[bytes]:
-        strip, runs = self.page.rowsperstrip, []
-        path = str(self.page.parent.filehandle.path)
-        while first < last:
-            s, inside = divmod(first, strip)
-            count = min(last - first, strip - inside)
-            offset = self.page.dataoffsets[s] + inside * row_bytes
-            runs.append(self.files.read(path, offset, count * row_bytes))
-            first += count
-        return runs
-
-
 def _opened(path: Path) -> tifffile.TiffFile:
     check_ifd_chain(path)
     try:
@@ -187,7 +81,7 @@ def _contents(tiff: Any, scene: int | None, z: int | None) -> Contents:
     number, series = images[chosen]
     about = ome[number] if number < len(ome) else None
     orientation = _orientation(series)
-    files, cache = _Files(), TileCache()
+    files, cache = Files(), TileCache()
     z_count = _z_count(series)
     plane = _choose("z", z, z_count, z_count // 2)
     levels = _levels(series, plane, about, files, cache, orientation)
@@ -251,7 +145,7 @@ def _levels(
     series: Any,
     z: int,
     about: OmeImage | None,
-    files: _Files,
+    files: Files,
     cache: TileCache,
     orientation: int,
 ) -> tuple[Level, ...]:
@@ -270,7 +164,7 @@ def _level(
     series: Any,
     z: int,
     about: OmeImage | None,
-    files: _Files,
+    files: Files,
     cache: TileCache,
     downsample: tuple[float, float],
 ) -> Level:
@@ -289,7 +183,7 @@ def _level(
     _check_decoder(what, key)
     down, across = -(-shape[0] // tile[0]), -(-shape[1] // tile[1])
     _check_counts(what, pages, key, down * across)
-    segments = _Segments(pages, key, rule, tile, across, down * across, files)
+    segments = Segments(pages, key, rule, tile, across, down * across, files)
     plane = TiledPlane(shape, tile, segments.decode, cache)
     holes = sum(1 for page in pages for count in page.databytecounts if count == 0)
     return Level(shape, downsample, plane.read, tile, holes)
@@ -317,7 +211,7 @@ def _pages(series: Any, z: int) -> tuple[Any, ...]:
     return pages
 
 
-def _raw_rows(key: Any, pages: tuple[Any, ...], rule: Any, files: _Files) -> _RawRows | None:
+def _raw_rows(key: Any, pages: tuple[Any, ...], rule: Any, files: Files) -> RawRows | None:
     plain = (
         not key.is_tiled
         and key.compression == 1
@@ -333,7 +227,7 @@ def _raw_rows(key: Any, pages: tuple[Any, ...], rule: Any, files: _Files) -> _Ra
     strips = -(-key.imagelength // max(1, min(key.rowsperstrip, key.imagelength)))
     _check_counts("the image", pages, key, strips)
     rows = max(1, STRIP_PIXELS // key.imagewidth)
-    return _RawRows(pages[0], rule, min(rows, key.imagelength), files)
+    return RawRows(pages[0], rule, min(rows, key.imagelength), files)
 
 
 def _check_decoder(what: str, key: Any) -> None:
@@ -357,7 +251,7 @@ def _check_counts(what: str, pages: tuple[Any, ...], key: Any, each: int) -> Non
             )
 
 
-def _associated(series: Any, files: _Files, cache: TileCache) -> Callable[[], NDArray[np.uint8]]:
+def _associated(series: Any, files: Files, cache: TileCache) -> Callable[[], NDArray[np.uint8]]:
     try:
         level = _level("the image", series, 0, None, files, cache, (1.0, 1.0))
     except UnreadableSlideError as error:
