@@ -30,7 +30,7 @@ WALLS = {
     "openslide": {"image.formats.openslide"},
     "pydicom": {"image.formats.dicom"},
     "tifffile": {"image.formats.tiff", "run.inputs", "synth.pyramid"},
-    "zarr": {"image.formats.ome_zarr", "image.views"},
+    "zarr": {"image.formats.ome_zarr", "image.views", "image.slide"},  # the last for types only
     "typer": {"cli"},
     "rich": {"cli"},
 }
@@ -44,13 +44,18 @@ def modules() -> Iterator[tuple[str, ast.Module]]:
         yield name, ast.parse(path.read_text(encoding="utf-8"))
 
 
+NAMES = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in ROOT.rglob("*.py")}
+
+
 def imports(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative imports hide the layer"
-            yield node.module or ""
+            for alias in node.names:  # ``from package import module`` imports the module
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner.removeprefix("wsiseg.") in NAMES else node.module or ""
 
 
 def layer(room: str) -> int:

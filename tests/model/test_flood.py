@@ -123,7 +123,9 @@ def reference(landscape, mask, rule):
 @given(
     seed=st.integers(0, 10**6),
     shape=st.sampled_from([(1, 1), (1, 17), (23, 19), (5, 7, 6), (1, 9, 8), (31,)]),
-    rule=st.sampled_from([RULE, TIGHT, FINE, Immersion((0,), (0,), 1, 0), Immersion((255, 0), (0, 9), 6, 4)]),
+    rule=st.sampled_from(
+        [RULE, TIGHT, FINE, Immersion((0,), (0,), 1, 0), Immersion((255, 0), (0, 9), 6, 4)]
+    ),
 )
 def test_flood_does_what_its_rule_says(seed, shape, rule):
     landscape, mask = smooth_field(seed, shape, sigma=1.0)
@@ -210,22 +212,22 @@ def test_an_empty_lattice_has_no_links(shape):
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    "constants",
     [
-        dict(levels=(), steps=(), min_seed=1, radius=1),
-        dict(levels=(100, 100), steps=(1, 1), min_seed=1, radius=1),
-        dict(levels=(100, 200), steps=(1, 1), min_seed=1, radius=1),
-        dict(levels=(256,), steps=(1,), min_seed=1, radius=1),
-        dict(levels=(100, -1), steps=(1, 1), min_seed=1, radius=1),
-        dict(levels=(100,), steps=(1, 1), min_seed=1, radius=1),
-        dict(levels=(100,), steps=(-1,), min_seed=1, radius=1),
-        dict(levels=(100,), steps=(1,), min_seed=0, radius=1),
-        dict(levels=(100,), steps=(1,), min_seed=1, radius=-1),
+        ((), (), 1, 1),
+        ((100, 100), (1, 1), 1, 1),
+        ((100, 200), (1, 1), 1, 1),
+        ((256,), (1,), 1, 1),
+        ((100, -1), (1, 1), 1, 1),
+        ((100,), (1, 1), 1, 1),
+        ((100,), (-1,), 1, 1),
+        ((100,), (1,), 0, 1),
+        ((100,), (1,), 1, -1),
     ],
 )
-def test_constants_that_make_no_sense_are_refused(arguments):
+def test_constants_that_make_no_sense_are_refused(constants):
     with pytest.raises(ModelError, match=r"levels|steps|radius"):
-        Immersion(**arguments)
+        Immersion(*constants)
 
 
 def test_a_landscape_of_another_type_or_shape_is_refused():

@@ -320,7 +320,7 @@ def test_the_whole_slide_is_run_when_tissue_is_none(synthetic: Path, tmp_path: P
 def test_memory_bounds_shrink_regions_but_not_the_result(
     synthetic: Path, whole: dict[str, str], tmp_path: Path
 ) -> None:
-    report = run(Job(slide=synthetic, out=tmp_path / "run", formats=FORMATS, max_memory=100 << 20))
+    report = run(Job(slide=synthetic, out=tmp_path / "run", formats=FORMATS, max_memory=160 << 20))
     assert report.facts["grid"]["region"] < 2048
     assert digests(tmp_path / "run") == whole
 

@@ -14,6 +14,7 @@ from wsiseg.model.base import Model
 
 __all__ = ["numerics_class"]
 
+
 def numerics_class(model: Model) -> str:
     """Such as ``x86_64-avx512f numpy-2.4 opencv-5.0 cpu-fp32-torch2.13``.
 

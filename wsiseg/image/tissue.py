@@ -139,6 +139,8 @@ def _pen(density: NDArray[np.float32], um: float) -> NDArray[np.bool_]:
     strokes = (
         # blue and green ink: red light is absorbed much more than green
         ((red > 1.5 * green) & (chroma > 0.15), red > 1.1 * green),
+        # dark blue ink: less so, but blue light hardly at all
+        ((red > 1.15 * green) & (blue < 0.45 * red) & (chroma > 0.25), red > green),
         # red ink: blue light is absorbed nearly as much as green, red light hardly
         ((blue > 0.75 * green) & (blue < 1.15 * green) & (red < 0.62 * green) & (chroma > 0.25),
          (blue > 0.7 * green) & (red < 0.7 * green)),
@@ -198,9 +200,10 @@ def from_polygons(
     frame = shapely.box(-1, -1, mask.shape[1] + 1, mask.shape[0] + 1)
     scale = np.array([mask.shape[1] / level0_shape[1], mask.shape[0] / level0_shape[0]])
     for number, geometry in enumerate(polygons):
-        if geometry is None or not geometry.area > 0:
+        region = shapely.make_valid(geometry)
+        if region is None or not region.area > 0:
             raise SpaceError(f"geometry {number} of the tissue region has no area: {geometry}")
-        scaled = shapely.transform(shapely.make_valid(geometry), lambda xy: xy * scale)
+        scaled = shapely.transform(region, lambda xy: xy * scale)
         for part in _polygons(scaled.intersection(frame)):
             _draw(mask, [part.exterior, *part.interiors])
     return Tissue(mask, spacing)
@@ -219,7 +222,10 @@ def _draw(mask: NDArray[np.bool_], rings: Sequence[Any]) -> None:
     begin = np.concatenate([e[:-1] for e in edges])
     end = np.concatenate([e[1:] for e in edges])
     mask |= _inside(begin, end, mask.shape)
-    for a, b in zip(begin, end, strict=True):
+    # an edge along a px border runs through no px; what lies inside of it has its centre there,
+    # or is crossed by another edge
+    between = ((begin == end) & (begin == np.floor(begin))).any(axis=1)
+    for a, b in zip(begin[~between], end[~between], strict=True):
         x, y = _crossed(a, b).T
         kept = (x >= 0) & (x < mask.shape[1]) & (y >= 0) & (y < mask.shape[0])
         mask[y[kept], x[kept]] = True
@@ -252,4 +258,4 @@ def _crossed(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.int64
             cuts.append((lines - low) / (high - low))
     t = np.sort(np.clip(np.concatenate(cuts), 0, 1))
     middles = (t[:-1] + t[1:])[:, None] / 2  # between two cuts a segment stays within one px
-    return np.floor(a + middles * (b - a)).astype(np.int64)
+    return np.asarray(np.floor(a + middles * (b - a)), dtype=np.int64)

@@ -22,6 +22,10 @@ __all__ = ["Immersion", "flood"]
 
 _FREE, _LABELLED, _QUEUED, _VISITED = 1, 2, 3, 4  # states of foreground; 0 is outside
 _SEED = 5
+_Pixels = NDArray[np.int64]
+_Bytes = NDArray[np.uint8]
+_Stamps = NDArray[np.int32]
+
 _NEVER = 255  # level index of pixels that no level reaches
 
 
@@ -52,7 +56,7 @@ class Immersion:
 
     def __post_init__(self) -> None:
         falling = all(a > b for a, b in zip(self.levels, self.levels[1:], strict=False))
-        if not (self.levels and falling and 0 <= self.levels[-1] and self.levels[0] <= 255):
+        if not (self.levels and falling and self.levels[-1] >= 0 and self.levels[0] <= 255):
             raise ModelError(f"levels must fall strictly within 255..0, got {self.levels}")
         if len(self.steps) != len(self.levels) or min(self.steps) < 0:
             raise ModelError(f"{len(self.levels)} levels need as many steps >= 0: {self.steps}")
@@ -107,12 +111,8 @@ def _level_table(rule: Immersion) -> NDArray[np.uint8]:
 
 @kernel
 def _flood(
-    level: NDArray[np.uint8],
-    height: NDArray[np.uint8],
-    strides: NDArray[np.int64],
-    steps: NDArray[np.int64],
-    seed: tuple[int, int],
-) -> NDArray[np.uint8]:
+    level: _Bytes, height: _Bytes, strides: _Pixels, steps: _Pixels, seed: tuple[int, int]
+) -> _Bytes:
     """Links of a flattened, padded lattice: ``level`` (N,) is the level that reaches a pixel."""
     order, starts = _by_level(level, len(steps))
     state = np.zeros(level.size, dtype=np.uint8)
@@ -143,7 +143,7 @@ def _flood(
 
 
 @kernel
-def _by_level(level: NDArray[np.uint8], count: int) -> tuple[Any, Any]:
+def _by_level(level: _Bytes, count: int) -> tuple[Any, Any]:
     """Pixels that any level reaches, sorted by level, and where each level starts."""
     starts = np.zeros(count + 1, dtype=np.int64)
     for value in level:
@@ -163,11 +163,7 @@ def _by_level(level: NDArray[np.uint8], count: int) -> tuple[Any, Any]:
 
 @kernel
 def _touching(
-    pixels: NDArray[np.int64],
-    state: NDArray[np.uint8],
-    strides: NDArray[np.int64],
-    queue: NDArray[np.int64],
-    waiting: int,
+    pixels: _Pixels, state: _Bytes, strides: _Pixels, queue: _Pixels, waiting: int
 ) -> int:
     """Queue the free pixels that touch an object behind those that wait; returns how many wait."""
     for j in range(waiting):
@@ -187,19 +183,13 @@ def _touching(
 
 
 @kernel
-def _adopt(
-    pixels: NDArray[np.int64],
-    state: NDArray[np.uint8],
-    height: NDArray[np.uint8],
-    strides: NDArray[np.int64],
-    links: NDArray[np.uint8],
-) -> None:
+def _adopt(pixels: _Pixels, state: _Bytes, height: _Bytes, strides: _Pixels, links: _Bytes) -> None:
     """One synchronous step: each pixel joins its highest neighbour that has an object.
 
     Equal heights: the lower axis first, and the neighbour before ahead of the one behind.
     """
     for p in pixels:
-        best, axis, owner = -1, 0, p
+        best, axis, owner = np.int64(-1), 0, np.int64(p)
         for i in range(len(strides)):
             for q in (p - strides[i], p + strides[i]):
                 if state[q] == _LABELLED and np.int64(height[q]) > best:
@@ -212,13 +202,7 @@ def _adopt(
 
 @kernel
 def _next_rim(
-    queue: NDArray[np.int64],
-    count: int,
-    rim: NDArray[np.int64],
-    level: NDArray[np.uint8],
-    state: NDArray[np.uint8],
-    strides: NDArray[np.int64],
-    k: int,
+    queue: _Pixels, count: int, rim: _Pixels, level: _Bytes, state: _Bytes, strides: _Pixels, k: int
 ) -> int:
     """Queue in ``rim`` the pixels of level k that touch those just labelled; returns how many."""
     found = 0
@@ -234,11 +218,11 @@ def _next_rim(
 
 @kernel
 def _gather(
-    surfaced: NDArray[np.int64],
-    stack: NDArray[np.int64],
-    level: NDArray[np.uint8],
-    state: NDArray[np.uint8],
-    strides: NDArray[np.int64],
+    surfaced: _Pixels,
+    stack: _Pixels,
+    level: _Bytes,
+    state: _Bytes,
+    strides: _Pixels,
     k: int,
     min_seed: int,
 ) -> int:
@@ -266,13 +250,7 @@ def _gather(
 
 @kernel
 def _component(
-    first: int,
-    stack: NDArray[np.int64],
-    begin: int,
-    level: NDArray[np.uint8],
-    state: NDArray[np.uint8],
-    strides: NDArray[np.int64],
-    k: int,
+    first: int, stack: _Pixels, begin: int, level: _Bytes, state: _Bytes, strides: _Pixels, k: int
 ) -> int:
     """Put the free component of ``first`` at level k into ``stack[begin:]``; returns its end."""
     stack[begin], end, at = first, begin + 1, begin
@@ -290,11 +268,7 @@ def _component(
 
 @kernel
 def _choose_seeds(
-    pixels: NDArray[np.int64],
-    state: NDArray[np.uint8],
-    strides: NDArray[np.int64],
-    stamp: NDArray[np.int32],
-    seed: tuple[int, int],
+    pixels: _Pixels, state: _Bytes, strides: _Pixels, stamp: _Stamps, seed: tuple[int, int]
 ) -> None:
     """Mark as _SEED the visited pixels that reach ``seed[0]`` of them in ``seed[1]`` steps.
 
@@ -316,11 +290,11 @@ def _choose_seeds(
 @kernel
 def _walk(
     first: int,
-    ball: NDArray[np.int64],
-    ends: NDArray[np.int64],
-    state: NDArray[np.uint8],
-    strides: NDArray[np.int64],
-    stamp: NDArray[np.int32],
+    ball: _Pixels,
+    ends: _Pixels,
+    state: _Bytes,
+    strides: _Pixels,
+    stamp: _Stamps,
     min_seed: int,
     radius: int,
 ) -> int:
@@ -352,12 +326,7 @@ def _walk(
 
 
 @kernel
-def _link_seeds(
-    pixels: NDArray[np.int64],
-    state: NDArray[np.uint8],
-    strides: NDArray[np.int64],
-    links: NDArray[np.uint8],
-) -> None:
+def _link_seeds(pixels: _Pixels, state: _Bytes, strides: _Pixels, links: _Bytes) -> None:
     """Link adjacent seeds and label them; free the rest."""
     for p in pixels:
         if state[p] == _SEED:
@@ -370,7 +339,7 @@ def _link_seeds(
 
 
 @kernel
-def _still_free(queue: NDArray[np.int64], count: int, state: NDArray[np.uint8]) -> int:
+def _still_free(queue: _Pixels, count: int, state: _Bytes) -> int:
     kept = 0
     for j in range(count):
         if state[queue[j]] == _FREE:

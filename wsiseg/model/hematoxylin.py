@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -39,6 +40,8 @@ class _Constants:
     """Red density counts up to this times the green: blue and green ink has more."""
     red_offset: float = 0.05
     """Density of red that is allowed beyond it."""
+    max_density: float = 1.3
+    """Density of a channel counts up to this: below 12 of 255, a grey level is noise."""
     smooth: float = 0.6
     """Sigma of the densities before they are compared."""
     window: int = 57
@@ -77,6 +80,7 @@ _IMMERSION = Immersion(
     min_seed=25,
     radius=6,
 )
+_TABLE = np.minimum(OD_TABLE, np.float32(_CONSTANTS.max_density))
 _FOREGROUND = np.float16(0.5)
 _CLEAR = np.float32(0.01)  # from _FOREGROUND at least, so that float16 does not change the side
 
@@ -85,21 +89,24 @@ class Hematoxylin:
     """The weight-free nuclei model, at 0.5 µm, without classes; a LocalModel.
 
     ``stain``: dye vectors of the slide, for example from ``wsiseg.stain.macenko``; the reference
-    vectors by default.
+    vectors by default. ``batch``: patches of one call, which change nothing but memory.
     """
 
-    def __init__(self, stain: StainMatrix | None = None) -> None:
+    def __init__(self, stain: StainMatrix | None = None, *, batch: int = 4) -> None:
+        if batch < 1:
+            raise ModelError(f"a batch holds at least 1 patch, got {batch}")
         self.stain = stain or REFERENCE
-        self._hematoxylin = tuple(np.float32(v) for v in self.stain.inverse[:, 0])
-        self._spec = _spec(self.stain)
+        red, green, blue = self.stain.inverse[:, 0].astype(np.float32)
+        self._hematoxylin = (red, green, blue)
+        self._spec = _spec(self.stain, batch)
 
     @property
     def spec(self) -> ModelSpec:
         """What it is."""
         return self._spec
 
-    def __reduce__(self) -> tuple[type[Hematoxylin], tuple[StainMatrix]]:
-        return Hematoxylin, (self.stain,)
+    def __reduce__(self) -> tuple[Callable[..., Hematoxylin], tuple[StainMatrix, int]]:
+        return _rebuilt, (self.stain, self._spec.batch)
 
     def __call__(self, patches: NDArray[np.uint8]) -> Maps:
         """Maps of RGB ``patches`` (B, h, w, 3) uint8.
@@ -132,7 +139,7 @@ class Hematoxylin:
         """Probability and landscape, (h, w), of one patch."""
         c = _CONSTANTS
         dye, density = _densities(
-            np.ascontiguousarray(patch), OD_TABLE, self._hematoxylin, c.red_over_green, c.red_offset
+            np.ascontiguousarray(patch), _TABLE, self._hematoxylin, c.red_over_green, c.red_offset
         )
         smooth = _gauss(dye, c.smooth)
         background, nucleus = _two_means(smooth, _gauss(density, c.smooth) > c.tissue, c.window)
@@ -234,7 +241,11 @@ def _margin() -> int:
     return compared + max(shaped, _radius(c.blob))
 
 
-def _spec(stain: StainMatrix) -> ModelSpec:
+def _rebuilt(stain: StainMatrix, batch: int) -> Hematoxylin:
+    return Hematoxylin(stain, batch=batch)
+
+
+def _spec(stain: StainMatrix, batch: int) -> ModelSpec:
     return ModelSpec(
         name="hematoxylin",
         ndim=2,
@@ -245,7 +256,7 @@ def _spec(stain: StainMatrix) -> ModelSpec:
         classes=(),
         patch=(1024, 1024),
         margin=_margin(),
-        batch=4,
+        batch=batch,
         reach=_IMMERSION.reach,
         min_object=20,
         max_object=None,

@@ -69,7 +69,8 @@ class Report:
 
     def regions(self, *, total: int, resumed: int, damaged: int) -> None:
         """Say how many regions there are, how many an earlier run has done, and how many of
-        those were found damaged, over all runs of this key."""
+        those were found damaged, over all runs of this key.
+        """
         self._total, self._resumed, self._done = total, resumed, resumed
         self.facts["regions"] = {"total": total, "resumed": resumed, "damaged": damaged}
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.cells.build import cells_of, sized
 from wsiseg.cells.batch import CellBatch
+from wsiseg.cells.build import cells_of, sized
 from wsiseg.cells.layer import Cells
 from wsiseg.cells.objects import Objects
 from wsiseg.engine.clock import Clock
