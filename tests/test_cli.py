@@ -141,14 +141,16 @@ def test_a_signal_leaves_a_folder_that_resumes(
 ) -> None:
     words = ["segment", slide, "--out", tmp_path / "run", "--region", "256", "--workers", workers]
     command = [sys.executable, "-m", "wsiseg", *map(str, words)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("region "):
-            break
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
-    rest = process.stderr.read()
-    assert process.wait(60) == code, rest
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("region "):
+                break
+        os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+        rest = process.stderr.read()
+    assert process.returncode == code, rest
     assert word in rest
     assert "same command" in rest
     assert "Traceback" not in rest

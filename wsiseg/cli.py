@@ -53,6 +53,8 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = app(standalone_mode=False)
+        if code == INTERRUPTED:  # typer turns Ctrl-C into this code without a word
+            _stopped("interrupted", INTERRUPTED)
     except WsisegError as error:
         code = _failed(error)
     except (KeyboardInterrupt, typer.Abort):

@@ -5,6 +5,7 @@ The only file that knows dask.distributed.
 
 from __future__ import annotations
 
+import logging
 import pickle
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -97,6 +98,7 @@ class Dask:
                     host="127.0.0.1",
                     dashboard_address=None,
                     memory_limit=0,
+                    silence_logs=logging.CRITICAL,  # failures arrive as exceptions
                 )
         try:
             self._client = Client(self._cluster or self.scheduler, timeout=self.PATIENCE_S)
