@@ -1,6 +1,8 @@
 """Maps are a property of the slide and the model, not of the box that is asked for."""
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from wsiseg.engine.clock import Clock
 from wsiseg.engine.infer import PatchMaps, patch_grid
-from wsiseg.geometry import Box, Space, Tile
+from wsiseg.geometry import Box, Space, Tile, TileGrid
 from wsiseg.image.source import ArraySource
 from wsiseg.model.base import Maps
 from wsiseg.synth import OracleModel
@@ -21,10 +23,20 @@ class Smear(OracleModel):
 
     def __init__(self, ndim: int, **fields: Any) -> None:
         super().__init__(ndim, **fields)
-        self.calls = 0
+        self.calls = self.patches = 0
+        self.broken = False
+        self._lock = Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        spec = self.spec
+        return Smear, (spec.ndim,), {"spec": spec}
 
     def __call__(self, patches: np.ndarray) -> Maps:
-        self.calls += 1
+        if self.broken:
+            raise ZeroDivisionError
+        with self._lock:
+            self.calls += 1
+            self.patches += int(patches.any(axis=tuple(range(1, patches.ndim))).sum())
         assert len(patches) == self.spec.batch  # always full, the last one padded
         place = np.indices(self.spec.patch).sum(axis=0) / 1000
         prob = (patches[..., 0] / 512 + place).astype(np.float16)
@@ -73,6 +85,25 @@ def test_patches_shared_by_regions_are_run_once_while_memory_lasts() -> None:
     none.maps(Tile((1, 0), other.grow(-1), other), Clock())
     assert model.calls < forgetful.calls
     assert forgetful.calls > first
+
+
+def test_threads_that_need_the_same_patches_run_each_of_them_once() -> None:
+    maps, model = maps_over((200, 200))
+    tiles = list(TileGrid((200, 200), (20, 20), 4))
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda tile: maps.maps(tile, Clock()), tiles))
+    assert model.patches == len(maps.grid)
+
+
+def test_a_failure_reaches_those_who_wait_and_is_not_remembered() -> None:
+    maps, model = maps_over((60, 60))
+    tile = TileGrid((60, 60), (20, 20), 4)[1, 1]
+    model.broken = True
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            maps.maps(tile, Clock())
+    model.broken = False
+    assert maps.maps(tile, Clock()).prob.any()
 
 
 def test_maps_pickle_without_what_they_remember() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from threading import Lock
 
 import numpy as np
@@ -56,20 +57,28 @@ class PatchMaps:
     def maps(self, tile: Tile, clock: Clock) -> Maps:
         """Maps ``(·, *tile.read.shape)``; 0 outside the lattice and where no patch is active."""
         out = np.zeros((_depth(self._model.spec), *tile.read.shape), dtype=np.float16)
-        missing: list[Tile] = []
+        mine: dict[Tile, Future[Stack]] = {}
+        others: dict[Tile, Future[Stack]] = {}
         for patch in self.grid.overlapping(tile.read):
-            if not self._active[patch.index]:
-                continue
-            known = self._memo.get(patch.index)
-            if known is None:
-                missing.append(patch)
-            else:
-                _put(out, tile.read, patch.core, known)
-        for patch, stack in self._forward(missing, clock):
-            _put(out, tile.read, patch.core, stack)
-            if not tile.core.grow(-2 * self.grid.halo).contains(patch.core):
-                self._memo.put(patch.index, stack)
+            if self._active[patch.index]:
+                claimed, is_mine = self._memo.claim(patch.index, self._is_shared(patch, tile))
+                (mine if is_mine else others)[patch] = claimed
+        try:
+            for patch, stack in self._forward(list(mine), clock):
+                self._memo.deliver(patch.index, mine[patch], stack)
+                _put(out, tile.read, patch.core, stack)
+        except BaseException as error:
+            self._memo.give_up(mine, error)
+            raise
+        # only now: two regions that wait for each other's patches have both done their own
+        for patch, computed in others.items():
+            _put(out, tile.read, patch.core, computed.result())
         return _unstack(out, self._model.spec)
+
+    def _is_shared(self, patch: Tile, tile: Tile) -> bool:
+        """Whether another region of the same size may need the patch too."""
+        halo = tile.core.start[0] - tile.read.start[0]
+        return not tile.core.grow(-halo).contains(patch.core)
 
     def _forward(self, patches: Sequence[Tile], clock: Clock) -> Iterator[tuple[Tile, Stack]]:
         spec = self._model.spec
@@ -142,23 +151,41 @@ def _unstack(stack: Stack, spec: ModelSpec) -> Maps:
 
 
 class _Memo:
-    """Least recently used stacks, bounded in bytes; pure, so it cannot change a result."""
+    """Stacks of shared patches: those in work, and the least recently used ones within a bound.
+
+    Pure: it saves work, and cannot change a result.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit, self._held, self._lock = limit, 0, Lock()
-        self._stacks: OrderedDict[tuple[int, ...], Stack] = OrderedDict()
+        self._stacks: OrderedDict[tuple[int, ...], Future[Stack]] = OrderedDict()
 
-    def get(self, index: tuple[int, ...]) -> Stack | None:
+    def claim(self, index: tuple[int, ...], shared: bool) -> tuple[Future[Stack], bool]:
+        """The stack of a patch, now or later, and whether the caller has to compute it."""
         with self._lock:
             if index in self._stacks:
                 self._stacks.move_to_end(index)
-            return self._stacks.get(index)
+                return self._stacks[index], False
+            stack: Future[Stack] = Future()
+            if shared:
+                self._stacks[index] = stack
+            return stack, True
 
-    def put(self, index: tuple[int, ...], stack: Stack) -> None:
+    def deliver(self, index: tuple[int, ...], future: Future[Stack], stack: Stack) -> None:
+        """Hand in the stack of a claimed patch."""
+        future.set_result(stack)
         with self._lock:
-            if index in self._stacks or stack.nbytes > self.limit:
-                return
-            self._stacks[index] = stack
-            self._held += stack.nbytes
-            while self._held > self.limit:
-                self._held -= self._stacks.popitem(last=False)[1].nbytes
+            if self._stacks.get(index) is future:
+                self._held += stack.nbytes
+            for old in [i for i, f in self._stacks.items() if f.done()]:
+                if self._held <= self.limit:
+                    return
+                self._held -= self._stacks.pop(old).result().nbytes
+
+    def give_up(self, claims: dict[Tile, Future[Stack]], error: BaseException) -> None:
+        """Hand back what was claimed and not delivered; those who wait get the error."""
+        with self._lock:
+            for patch, future in claims.items():
+                if not future.done():
+                    self._stacks.pop(patch.index, None)
+                    future.set_exception(error)
