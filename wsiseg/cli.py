@@ -10,6 +10,7 @@ import contextlib
 import json
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -185,7 +186,8 @@ def demo(
 
     _say(f"making a synthetic slide in {out} ...")
     slide = demo_slide(out)
-    facts = _run(Job(slide=slide.path, out=out, fresh=True), quiet=as_json, as_json=False)
+    job = Job(slide=slide.path, out=out, fresh=True)
+    facts = _run(job, quiet=as_json, as_json=False, began=time.time())
     scores = score_demo(slide, out)
     print(json.dumps(facts | {"demo": scores}, indent=2) if as_json else demo_text(scores, out))
 
@@ -239,14 +241,14 @@ def models(as_json: AsJson = False) -> None:
     print(json.dumps(found, indent=2) if as_json else models_text(found))
 
 
-def _run(job: Any, *, quiet: bool, as_json: bool) -> dict[str, Any]:
+def _run(job: Any, *, quiet: bool, as_json: bool, began: float | None = None) -> dict[str, Any]:
     """Do a job with progress, and print its summary."""
     from wsiseg.run.report import process_began
     from wsiseg.run.segment import run
     from wsiseg.run.summary import summary_text
 
     with _progress(quiet) as show:
-        facts = run(job, show, notice=_say, began=process_began()).facts
+        facts = run(job, show, notice=_say, began=began or process_began()).facts
     if as_json:
         print(json.dumps(facts, indent=2, ensure_ascii=False))
     elif not quiet:
@@ -276,7 +278,7 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
         MofNCompleteColumn(),
         TextColumn("regions"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[found]} cells"),
+        TextColumn("{task.fields[found]} objects"),
     )
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("segmenting", total=None, found="0")
@@ -300,7 +302,7 @@ def _lines() -> Callable[[Progress], None]:
             return
         last = tenth
         left = "" if progress.remaining is None else f", about {progress.remaining:.0f} s to go"
-        _say(f"region {progress.done} of {progress.total}, {progress.found:,} cells so far{left}")
+        _say(f"region {progress.done} of {progress.total}, {progress.found:,} objects so far{left}")
 
     return show
 

@@ -114,6 +114,16 @@ def test_a_running_scheduler_is_used(tmp_path: Path) -> None:
         cluster.communicate("")
 
 
+def test_workers_started_by_an_unguarded_script_are_a_named_error(tmp_path: Path) -> None:
+    code = "from wsiseg.engine.executor import Dask\nwith Dask(1):\n    pass\n"
+    (tmp_path / "script.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py")], capture_output=True, text=True, check=False
+    )
+    assert "SettingsError" in done.stderr
+    assert 'if __name__ == "__main__":' in done.stderr
+
+
 def test_a_scheduler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Dask, "PATIENCE_S", 1)
     with (

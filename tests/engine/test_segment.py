@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import ndimage
 
 from wsiseg.cells.objects import Objects, objects_in
 from wsiseg.engine.executor import Dask, Executor, Serial, Threads
@@ -136,6 +137,25 @@ def test_regions_without_an_active_patch_are_not_run() -> None:
     active[2, 3] = True  # 64..96 x 96..128
     grid = region_grid(space, model.spec, 50)
     assert [t.index for t in regions_to_do(grid, space, model.spec, active)] == [(1, 1), (1, 2)]
+
+
+class Dilating(OracleModel):
+    """Finds objects up to 2 px beyond what its maps show."""
+
+    def links(self, maps: Maps) -> np.ndarray:
+        labels, _ = ndimage.label(ndimage.binary_dilation(maps.prob > 0.5, iterations=2))
+        return links_of(labels)
+
+
+@pytest.mark.parametrize("region", [32, 50, 64, 100, 200])
+def test_what_a_decode_finds_beyond_active_patches_is_kept(region: int) -> None:
+    labels = np.zeros((100, 100), np.int32)
+    labels[10:60, 56:] = 1
+    active = np.zeros((2, 2), bool)
+    active[:, 0] = True
+    model = Dilating(2, patch=(64, 64), margin=0, reach=4)
+    found = find_objects(oracle_source(labels), model, region=region, active=active)
+    assert found.areas.tolist() == [54 * (8 + 4) - 12]  # 50 x 8, grown by 2 px without corners
 
 
 class Farsighted(OracleModel):

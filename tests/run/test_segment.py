@@ -113,6 +113,19 @@ def test_a_window_of_the_biopsy_gives_the_same_bytes(slides: Path, tmp_path: Pat
     assert shapely.contains(shapely.box(4000, 3000, 7000, 5500), at).all()
 
 
+def test_cells_of_a_user_region_are_those_of_the_whole_slide(
+    synthetic: Path, tmp_path: Path
+) -> None:
+    region = shapely.box(300, 250, 815, 900)
+    every = wsiseg.segment(synthetic, tmp_path / "all", tissue="none").to_geopandas()
+    tissue = window(tmp_path, (300, 250, 815, 900))
+    cells = wsiseg.segment(synthetic, tmp_path / "some", tissue=tissue)
+    inside = every[shapely.contains(region, every.centroid)]
+    assert set(cells.table.index) == set(inside.index)
+    assert cells.made["tissue_mm2"] == pytest.approx(515 * 650 * 0.25e-6, abs=1e-6)
+    assert cells.made["dropped"]["outside_region"] > 0
+
+
 SOAK_REGIONS = (512, 1000, 2048, 4096)
 SOAK_WORKERS = ("serial", "threads", "dask1", "dask2")
 
@@ -333,7 +346,13 @@ def test_memory_bounds_shrink_regions_but_not_the_result(
         ({"formats": ("xml",)}, "xml"),
         ({"scheduler": "localhost"}, "tcp://"),
         ({"stain": "pink"}, "stain"),
-        ({"max_memory": 1}, "max-memory"),
+        ({"max_memory": 0}, "max-memory"),
+        ({"max_memory": "lots"}, "max-memory"),
+        ({"simplify": float("inf")}, "simplify"),
+        ({"mpp": 0.0}, "mpp"),
+        ({"device": "toaster"}, "device"),
+        ({"region": 100.5}, "region"),
+        ({"tissue": 3}, "tissue"),
     ],
 )
 def test_impossible_settings_are_named(settings: dict[str, Any], message: str) -> None:

@@ -78,7 +78,7 @@ class Dask:
 
     AHEAD = 2
     """Regions in flight per worker: one at work, one waiting."""
-    PATIENCE_S = 30
+    PATIENCE_S = 60
     """Seconds to wait for a scheduler and its first worker."""
 
     def __init__(self, workers: int = 1, scheduler: str | None = None) -> None:
@@ -87,19 +87,10 @@ class Dask:
         self._cluster: Any = None
 
     def __enter__(self) -> Dask:
-        from distributed import Client, LocalCluster
+        from distributed import Client
 
         if self.scheduler is None:
-            with _children_deaf_to_ctrl_c():
-                self._cluster = LocalCluster(
-                    n_workers=self.workers,
-                    threads_per_worker=1,
-                    processes=True,
-                    host="127.0.0.1",
-                    dashboard_address=None,
-                    memory_limit=0,
-                    silence_logs=logging.CRITICAL,  # failures arrive as exceptions
-                )
+            self._cluster = self._local_cluster()
         try:
             self._client = Client(self._cluster or self.scheduler, timeout=self.PATIENCE_S)
             self._client.wait_for_workers(1, timeout=self.PATIENCE_S)
@@ -110,6 +101,26 @@ class Dask:
                 f"there within {self.PATIENCE_S} s ({error}); start one, or use --workers N"
             ) from error
         return self
+
+    def _local_cluster(self) -> Any:
+        from distributed import LocalCluster
+
+        try:
+            with _children_deaf_to_ctrl_c():
+                return LocalCluster(
+                    n_workers=self.workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    host="127.0.0.1",
+                    dashboard_address=None,
+                    memory_limit=0,
+                    silence_logs=logging.CRITICAL,  # failures arrive as exceptions
+                )
+        except (RuntimeError, OSError) as error:
+            raise SettingsError(
+                f"--workers {self.workers}: the worker processes could not start ({error}); in a "
+                'script, make the call under `if __name__ == "__main__":`, or leave workers out'
+            ) from error
 
     def __exit__(self, *_: object) -> None:
         for part in (self._client, self._cluster):

@@ -32,13 +32,13 @@ def region_grid(space: Space, spec: ModelSpec, region: int) -> TileGrid:
 def regions_to_do(
     grid: TileGrid, space: Space, spec: ModelSpec, active: NDArray[np.bool_]
 ) -> list[Tile]:
-    """Regions whose core meets an active patch, in row-major order; the others hold nothing."""
+    """Regions that see an active patch, in row-major order; the others hold nothing."""
     core = patch_grid(space, spec).tile
-    return [t for t in grid if active[_patches_under(t, core)].any()]
+    return [t for t in grid if active[_patches_under(t.read.clip(space.shape), core)].any()]
 
 
-def _patches_under(tile: Tile, core: tuple[int, ...]) -> tuple[slice, ...]:
-    sides = zip(tile.core.start, tile.core.stop, core, strict=True)
+def _patches_under(box: Box, core: tuple[int, ...]) -> tuple[slice, ...]:
+    sides = zip(box.start, box.stop, core, strict=True)
     return tuple(slice(a // c, -(-b // c)) for a, b, c in sides)
 
 

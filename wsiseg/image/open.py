@@ -27,8 +27,9 @@ from wsiseg.errors import (
 from wsiseg.image.level import DECODE_ERRORS, Contents
 from wsiseg.image.slide import MAX_MPP, MIN_MPP, Slide
 
-__all__ = ["FORMATS", "Format", "open_slide"]
+__all__ = ["ARRAY", "FORMATS", "Format", "open_slide"]
 
+ARRAY = "array"  # format of a slide made of an array
 HEAD = 4096  # bytes that a format may look at
 REOPENED = 4  # slides that a process keeps open for those that arrive by pickle
 

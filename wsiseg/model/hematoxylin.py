@@ -92,7 +92,7 @@ class Hematoxylin:
     vectors by default. ``batch``: patches of one call, which change nothing but memory.
     """
 
-    def __init__(self, stain: StainMatrix | None = None, *, batch: int = 4) -> None:
+    def __init__(self, stain: StainMatrix | None = None, *, batch: int = 1) -> None:
         if batch < 1:
             raise ModelError(f"a batch holds at least 1 patch, got {batch}")
         self.stain = stain or REFERENCE

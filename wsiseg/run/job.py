@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
+from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from wsiseg.errors import SettingsError
+from wsiseg.image.slide import MAX_MPP, MIN_MPP
+from wsiseg.model.base import Model
 
 __all__ = ["FORMATS", "Job", "key_of", "parse_memory"]
 
 FORMATS = {"geojson": "cells.geojson.gz", "parquet": "cells.parquet", "csv": "cells.csv"}
 """Formats of the cells, and their files in the run folder; parquet is always written."""
 
+_CHOICES = {
+    "stain": ("default", "macenko"),
+    "device": ("cpu", "cuda", "mps"),
+    "precision": ("auto", "fp32", "bf16"),
+}
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
@@ -27,8 +37,8 @@ class Job:
     """Path of a slide, or a Slide that is already open."""
     out: Path
     """Run folder."""
-    model: str = "hematoxylin"
-    """Name or path of the model."""
+    model: str | Path | Model = "hematoxylin"
+    """Name or path of a model, or a model that is already loaded."""
     mpp: float | None = None
     """µm per level-0 px, overriding the file's metadata."""
     scene: int | None = None
@@ -52,7 +62,7 @@ class Job:
     batch: int | None = None
     """Patches of one forward; None: the model's own."""
     max_memory: int | None = None
-    """Bytes that regions in flight may take together; fewer or smaller regions keep to it."""
+    """Bytes (or "4GB") that regions in work may take; fewer or smaller regions keep to it."""
     simplify: float = 0.0
     """Largest distance, px of the model's lattice, by which outlines may be simplified."""
     formats: tuple[str, ...] = ("geojson", "parquet")
@@ -65,21 +75,39 @@ class Job:
     """Hash the whole slide file, not only its size, time, head and tail."""
 
     def __post_init__(self) -> None:
+        self._normalise()
         _require(self.region >= 64, "region", "at least 64 px", self.region)
-        _require(self.simplify >= 0, "simplify", "0 or more px", self.simplify)
+        _require(0 <= self.simplify < inf, "simplify", "0 or more px", self.simplify)
         _require(self.workers is None or self.workers >= 0, "workers", "0 or more", self.workers)
         _require(self.batch is None or self.batch >= 1, "batch", "1 or more", self.batch)
-        _require(self.stain in ("default", "macenko"), "stain", "default or macenko", self.stain)
+        _require(self.max_memory is None or self.max_memory > 0, "max-memory", "more than 0", 0)
+        _require(
+            self.mpp is None or MIN_MPP <= self.mpp <= MAX_MPP,
+            "mpp",
+            f"{MIN_MPP:g} to {MAX_MPP:g} µm per px",
+            self.mpp,
+        )
+        for name, allowed in _CHOICES.items():
+            got = getattr(self, name)
+            _require(got in allowed, name, " or ".join(allowed), got)
         unknown = [f for f in self.formats if f not in FORMATS]
         _require(not unknown, "format", f"some of {', '.join(FORMATS)}", ", ".join(unknown))
         address = self.scheduler is None or re.match(r"(tcp|tls)://.+:\d+$", self.scheduler)
         _require(bool(address), "scheduler", "tcp://HOST:PORT", self.scheduler)
-        _require(
-            self.max_memory is None or self.max_memory >= 64 << 20,
-            "max-memory",
-            "at least 64MB",
-            self.max_memory,
-        )
+
+    def _normalise(self) -> None:
+        """Accept what people write: one format as text, memory as "4GB", any kind of integer."""
+        put = partial(object.__setattr__, self)
+        put("out", Path(self.out))
+        put("tissue", self.tissue if isinstance(self.tissue, str) else _path(self.tissue))
+        formats = self.formats
+        put("formats", (formats,) if isinstance(formats, str) else tuple(formats))
+        if isinstance(self.max_memory, str):
+            put("max_memory", parse_memory(self.max_memory))
+        for name in ("region", "workers", "batch", "scene", "z"):
+            value = getattr(self, name)
+            whole = value is None or hasattr(value, "__index__")
+            _require(whole, name, "a whole number", value)
 
     @property
     def files(self) -> dict[str, str]:
@@ -109,6 +137,11 @@ def parse_memory(text: str) -> int:
 
 def _binary(unit: int) -> int:
     return 1 << (10 * ((len(str(unit)) - 1) // 3))
+
+
+def _path(value: Any) -> str:
+    _require(isinstance(value, os.PathLike), "tissue", "auto, none or a GeoJSON file", value)
+    return str(os.fspath(value))
 
 
 def _require(ok: bool, name: str, expected: str, got: object) -> None:

@@ -1,9 +1,12 @@
-"""Memory: how many regions of what size may be in work at once."""
+"""Memory: how many regions of what size may be in work at once.
+
+The bound is shared by the worker processes of this machine; on a cluster (``--scheduler``) it
+holds for each of its workers. Libraries and kernels (about 300 MB a process) come on top.
+"""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wsiseg.errors import SettingsError
@@ -12,20 +15,12 @@ if TYPE_CHECKING:
     from wsiseg.run.job import Job
     from wsiseg.run.plan import Plan
 
-__all__ = ["Fit", "fitted", "region_bytes"]
+__all__ = ["memo_bytes", "region_bytes", "region_for", "threads_for"]
 
-_SMALLEST = 256
+_SMALLEST = 256  # px; below, regions are mostly halo
+_MEMO = 256 << 20
+_MEMO_SHARE = 0.2  # of the bound
 _DECODE_BYTES = 24  # per px: landscape, links, labels, queues of the decode, runs
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """What keeps to the bound."""
-
-    region: int
-    """Side of a region, px of the lattice."""
-    threads: int
-    """Regions in work at once in this process."""
 
 
 def region_bytes(plan: Plan, region: int) -> int:
@@ -40,23 +35,47 @@ def region_bytes(plan: Plan, region: int) -> int:
     return side**2 * (maps + _DECODE_BYTES) + forward
 
 
-def fitted(job: Job, plan: Plan) -> Fit:
-    """Region size and threads of ``job`` within its ``max_memory``: fewer first, then smaller.
+def region_for(job: Job, plan: Plan) -> int:
+    """Side of a region, px of the lattice: the one asked for, or smaller to keep to the bound.
 
-    Raises SettingsError where not even one small region fits.
+    Raises SettingsError where not even a small region fits.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    region, threads = job.region, max(1, cores or 1)
+    region = job.region
     if job.max_memory is None:
-        return Fit(region, threads)
-    workers = max(1, job.workers or 1)
-    limit = job.max_memory // workers
+        return region
+    limit = _for_regions(job)
     while region > _SMALLEST and region_bytes(plan, region) > limit:
         region //= 2
     need = region_bytes(plan, region)
     if need > limit:
+        least = int(need * _processes(job) / (1 - _MEMO_SHARE)) + 1
         raise SettingsError(
-            f"--max-memory must be at least {need * workers >> 20} MiB for this model with "
-            f"{workers} worker(s), got {job.max_memory >> 20} MiB"
+            f"--max-memory must be at least {least / 1e6:.0f}MB for this model with "
+            f"{_processes(job)} process(es), got {job.max_memory / 1e6:.0f}MB"
         )
-    return Fit(region, max(1, min(threads, limit // need)))
+    return region
+
+
+def threads_for(job: Job, plan: Plan, region: int) -> int:
+    """Regions of side ``region`` that this process works on at once."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = max(1, cores or 1)
+    if job.max_memory is None:
+        return threads
+    return max(1, min(threads, _for_regions(job) // region_bytes(plan, region)))
+
+
+def memo_bytes(job: Job) -> int:
+    """Bytes that a process may use to remember patches shared by regions."""
+    if job.max_memory is None:
+        return _MEMO
+    return min(_MEMO, int(job.max_memory / _processes(job) * _MEMO_SHARE))
+
+
+def _for_regions(job: Job) -> int:
+    """Bytes that the regions in work in one process may take."""
+    return int((job.max_memory or 0) / _processes(job) * (1 - _MEMO_SHARE))
+
+
+def _processes(job: Job) -> int:
+    return max(1, job.workers or 1)

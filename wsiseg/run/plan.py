@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from wsiseg.cells.build import CellRecipe
 from wsiseg.engine.fingerprint import fingerprint, fingerprint_array
 from wsiseg.engine.infer import patch_grid
-from wsiseg.engine.numerics import numerics_class
+from wsiseg.engine.numerics import ALGORITHM, numerics_class
+from wsiseg.errors import SettingsError
 from wsiseg.export.geojson_read import read_region
 from wsiseg.geometry import Box, Space
-from wsiseg.image.open import open_slide
+from wsiseg.image.open import ARRAY, open_slide
 from wsiseg.image.slide import Slide
 from wsiseg.image.tissue import (
     SPACING_UM,
@@ -27,6 +28,7 @@ from wsiseg.image.tissue import (
     everything,
     find_tissue,
     from_polygons,
+    tissue_mask,
 )
 from wsiseg.model.base import Model, ModelSpec
 from wsiseg.model.zoo import load_model
@@ -37,6 +39,7 @@ __all__ = ["Plan", "plan_of"]
 
 _STRIP_BYTES = 64 << 20  # an overview is read in strips of about so many bytes of its level
 
+_AROUND_UM = 100.0  # no cell whose centre lies in a user's region reaches further out
 _TOO_COARSE = 1.5  # times the model's spacing: beyond, upsampling invents what was not scanned
 
 
@@ -50,8 +53,6 @@ class Plan:
     """What finds objects."""
     space: Space
     """The model's lattice on the slide."""
-    overview: NDArray[np.uint8]
-    """(H, W, 3) the whole slide at about 8 µm per px."""
     tissue: Tissue
     """Where the slide is worth looking at."""
     region: Any
@@ -95,8 +96,16 @@ class Plan:
 
     @property
     def tissue_mm2(self) -> float:
-        """Area of the mask that selects patches, holes filled."""
-        return round(self.tissue.area_mm2 or 0.0, 6)
+        """Area of the mask that selects patches, holes filled; of a user's region, its own."""
+        height, width = self.slide.space.shape
+        pixel_um2 = float(np.prod(self.slide.space.spacing))
+        if self.region is not None:
+            return round(float(_clipped(self.region, height, width).area) * pixel_um2 / 1e6, 6)
+        rows, columns = (
+            _lengths(count, full)
+            for count, full in zip(self.tissue.mask.shape, (height, width), strict=True)
+        )
+        return round(float(rows @ self.tissue.mask @ columns) * pixel_um2 / 1e6, 6)
 
     @property
     def analysed_mm2(self) -> float:
@@ -120,12 +129,11 @@ def plan_of(job: Job) -> Plan:
     seconds = time.time() - began
     model = _model(job, overview, tissue)
     space = slide.at(model.spec.spacing)
-    active = _active(space, model.spec, tissue)
+    active = _active(space, model.spec, tissue, region)
     return Plan(
         slide=slide,
         model=model,
         space=space,
-        overview=overview,
         tissue=tissue,
         region=region,
         active=active,
@@ -136,16 +144,30 @@ def plan_of(job: Job) -> Plan:
     )
 
 
+def _clipped(region: Any, height: int, width: int) -> Any:
+    import shapely
+
+    return shapely.intersection(region, shapely.box(0, 0, width, height))
+
+
+def _lengths(count: int, full: int) -> NDArray[np.float64]:
+    """Level-0 px that each of ``count`` mask px covers along an axis of ``full`` px."""
+    return np.full(count, full / count)
+
+
 def _slide(job: Job) -> Slide:
-    if isinstance(job.slide, Slide):
-        return job.slide
-    return open_slide(job.slide, mpp=job.mpp, scene=job.scene, z=job.z)
+    if not isinstance(job.slide, Slide):
+        return open_slide(job.slide, mpp=job.mpp, scene=job.scene, z=job.z)
+    for name in ("mpp", "scene", "z"):
+        if getattr(job, name) is not None:
+            raise SettingsError(f"--{name} is for a path; give it to open_slide({name}=...)")
+    return job.slide
 
 
 def _fingerprint(job: Job, slide: Slide) -> dict[str, Any]:
-    if Path(slide.uri).exists():
-        return fingerprint(slide.uri, full=job.full_hash)
-    return fingerprint_array(slide.read_level(0, Box.of_shape(slide.space.shape)))
+    if slide.format == ARRAY:
+        return fingerprint_array(slide.read_level(0, Box.of_shape(slide.space.shape)))
+    return fingerprint(slide.uri, full=job.full_hash)
 
 
 def _overview(slide: Slide) -> tuple[NDArray[np.uint8], tuple[float, float]]:
@@ -172,7 +194,7 @@ def _tissue(
     import shapely
 
     polygons = read_region(Path(job.tissue))
-    region = shapely.union_all([shapely.make_valid(p) for p in polygons])
+    region = shapely.union_all(polygons)
     return from_polygons(polygons, slide.space.shape, shape, spacing), region
 
 
@@ -194,18 +216,28 @@ def _warnings(
 
 
 def _model(job: Job, overview: NDArray[np.uint8], tissue: Tissue) -> Model:
+    if isinstance(job.model, Model):
+        return job.model
     options: dict[str, Any] = {}
-    if job.stain == "macenko":
-        options["stain"] = macenko(overview[tissue.mask])
+    if job.stain == "macenko" and tissue.mask.any():
+        stained = tissue_mask(overview, SPACING_UM)  # all there is: a small region says little
+        options["stain"] = macenko(overview[stained])
     if job.batch is not None:
         options["batch"] = job.batch
     return load_model(job.model, device=job.device, precision=job.precision, **options)
 
 
-def _active(space: Space, spec: ModelSpec, tissue: Tissue) -> NDArray[np.bool_]:
-    """Patches whose core touches tissue: a property of the slide, never of the regions."""
+def _active(space: Space, spec: ModelSpec, tissue: Tissue, region: Any) -> NDArray[np.bool_]:
+    """Patches whose core touches tissue: a property of the slide, never of the regions.
+
+    A user's region is met from ``_AROUND_UM`` away: cells whose centre lies inside are kept, and
+    they must be whole.
+    """
     grid = patch_grid(space, spec)
     boxes = np.array([(*t.core.start, *t.core.stop) for t in grid], dtype=np.int64)
+    if region is not None:
+        around = np.ceil(_AROUND_UM / np.asarray(space.spacing)).astype(np.int64)
+        boxes += np.concatenate([-around, around])
     return tissue.touching(boxes, space.shape).reshape(grid.counts)
 
 
@@ -227,7 +259,9 @@ def _parts(
         "model": model.spec.name,
         "model_sha256": model.spec.sha256,
         "patch": [*model.spec.patch, model.spec.margin, model.spec.batch],
+        "sizes": [model.spec.min_object, model.spec.max_object],
         "numerics": numerics_class(model),
+        "algorithm": ALGORITHM,
         "lattice": [list(space.shape), list(space.spacing)],
         "tissue": "region" if region is not None else job.tissue,
         "patches_sha256": hashlib.sha256(np.packbits(active).tobytes()).hexdigest(),

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +21,7 @@ import psutil
 from wsiseg import __version__
 from wsiseg.atomic import atomic_write
 from wsiseg.engine.clock import Clock
+from wsiseg.model.base import LocalModel
 
 if TYPE_CHECKING:
     from wsiseg.engine.store import RunFolder
@@ -30,6 +32,7 @@ __all__ = ["Progress", "Report", "peak_rss_bytes", "process_began", "versions"]
 
 T = TypeVar("T")
 SCHEMA = 1
+_SUMMED = ("read", "network", "decode", "store")  # may exceed the wall time
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,14 @@ class Report:
         self.facts["cells"] = cells
         self.drop(dropped)
 
+    @contextmanager
+    def rest(self, stage: str) -> Iterator[None]:
+        """Count the time inside the ``with`` block that no other stage counts."""
+        before, began = sum(self.clock.seconds.values()), time.perf_counter()
+        yield
+        inside = sum(self.clock.seconds.values()) - before
+        self.clock.add({stage: max(0.0, time.perf_counter() - began - inside)})
+
     def iterate(self, stage: str, items: Iterable[T]) -> Iterator[T]:
         """``items``, with the time it takes to make them counted towards ``stage``."""
         iterator = iter(items)
@@ -120,6 +131,7 @@ class Report:
         self.clock.add({"total": time.time() - self._began})
         seconds = {name: round(value, 3) for name, value in self.clock.seconds.items()}
         self.facts |= {
+            "seconds_summed_over_workers": [name for name in _SUMMED if name in seconds],
             "dropped": {name: n for name, n in sorted(self.dropped.items()) if n},
             "seconds": seconds,
             "peak_rss_bytes": sum(self._peaks.values()),
@@ -135,6 +147,10 @@ class Report:
 
 def peak_rss_bytes() -> int:
     """Largest resident memory of this process so far."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would tell of the process that launched this one
+        line = next(k for k in status.read_text().splitlines() if k.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
@@ -174,7 +190,7 @@ def _facts(job: Job, plan: Plan, folder: RunFolder) -> dict[str, Any]:
         "key": folder.key,
         "parameters": plan.parts,
         "grid": folder.grid,
-        "exact": spec.exact,
+        "exact": isinstance(plan.model, LocalModel),
         "tissue_mm2": plan.tissue_mm2,
         "analysed_mm2": plan.analysed_mm2,
         "cells": 0,

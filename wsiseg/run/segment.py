@@ -6,8 +6,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +16,22 @@ from wsiseg.cells.batch import CellBatch
 from wsiseg.cells.build import cells_of, sized
 from wsiseg.cells.layer import Cells
 from wsiseg.cells.objects import Objects
-from wsiseg.engine.clock import Clock
 from wsiseg.engine.collect import in_canonical_order
-from wsiseg.engine.executor import Dask, Executor, Serial, Threads
-from wsiseg.engine.infer import PatchMaps
-from wsiseg.engine.segment import RegionWork, region_grid, regions_to_do, warm_up
+from wsiseg.engine.executor import Executor
 from wsiseg.engine.stitch import Fragments
-from wsiseg.engine.store import RegionStore, RunFolder
+from wsiseg.engine.store import RunFolder
 from wsiseg.export.write import write_all
-from wsiseg.geometry import Tile, TileGrid
 from wsiseg.image.slide import Slide
 from wsiseg.run.job import Job
-from wsiseg.run.memory import fitted
+from wsiseg.run.memory import region_for
 from wsiseg.run.plan import Plan, plan_of
 from wsiseg.run.preview import write_run_preview
-from wsiseg.run.report import Progress, Report, peak_rss_bytes
+from wsiseg.run.regions import OnProgress, Regions, compute
+from wsiseg.run.report import Report, peak_rss_bytes
 
 __all__ = ["run", "segment"]
 
 _log = logging.getLogger(__name__)
-
-OnProgress = Callable[[Progress], None]
 
 
 def segment(
@@ -54,6 +47,9 @@ def segment(
     The same call goes on where an earlier one was stopped. Raises the errors of ``wsiseg.errors``:
     MissingSpacingError where the slide has no believable pixel size, UnreadableSlideError,
     SettingsError, and RunFolderError and its kin for the folder.
+
+    With ``workers=N`` processes are started, so a script must call this under
+    ``if __name__ == "__main__":``.
     """
     run(Job(slide=slide, out=Path(out), **settings), on_progress)
     return Cells.open(Path(out))
@@ -64,7 +60,7 @@ def run(
     on_progress: OnProgress | None = None,
     *,
     executor: Executor | None = None,
-    notice: Callable[[str], None] = _log.info,
+    notice: Callable[[str], None] = _log.warning,
     began: float | None = None,
 ) -> Report:
     """Do ``job`` and return its record, which is also in ``run.json``.
@@ -81,117 +77,42 @@ def run(
         job.out,
         key=plan.key,
         parts=plan.parts,
-        grid=plan.grid(fitted(job, plan).region),
+        grid=plan.grid(region_for(job, plan)),
         fresh=job.fresh,
         resume=job.resume,
     ) as folder:
         if folder.grid_changed:
             notice(f"the regions of the earlier run are kept: {folder.grid['region']} px")
         report = Report.begin(job, plan, folder, began)
-        _regions(job, plan, folder, report, executor, on_progress)
-        _files(job, plan, folder, report)
+        regions = compute(job, plan, folder, report, executor=executor, on_progress=on_progress)
+        _files(job, plan, folder, report, regions)
         report.finish(peak_rss_bytes())
         report.write(folder.file("run.json"))
         return report
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What a worker says of a region that it has stored."""
-
-    number: int
-    """The region."""
-    fragments: int
-    """Objects and parts of objects found in it."""
-    seconds: dict[str, float]
-    """Per stage."""
-    process: tuple[int, int]
-    """Process id, and its peak resident memory so far, bytes."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRegion:
-    """Segments a region and stores the result where it survives whatever happens next."""
-
-    work: RegionWork
-    """How."""
-    store: RegionStore
-    """Where."""
-
-    def __call__(self, tile: Tile) -> Done:
-        """Segment and store one region."""
-        clock = Clock()
-        found = self.work(tile, clock)
-        number = self.work.grid.number(tile.index)
-        with clock("store"):
-            self.store.save(number, found.arrays(), {"seconds": clock.seconds})
-        return Done(number, len(found.objects), clock.seconds, (os.getpid(), peak_rss_bytes()))
-
-
-def _regions(
-    job: Job,
-    plan: Plan,
-    folder: RunFolder,
-    report: Report,
-    executor: Executor | None,
-    on_progress: OnProgress | None,
-) -> None:
-    """Compute every region that the folder does not hold yet."""
-    grid = region_grid(plan.space, plan.spec, folder.grid["region"])
-    tiles = regions_to_do(grid, plan.space, plan.spec, plan.active)
-    held = folder.verified()
-    missing = [t for t in tiles if grid.number(t.index) not in held]
-    resumed = len(tiles) - len(missing)
-    report.regions(total=len(tiles), resumed=resumed, damaged=folder.recomputed)
-    if not missing:
-        return
-    work = RegionWork(PatchMaps(plan.slide, plan.model, plan.space, plan.active), plan.model, grid)
-    task = StoredRegion(work, folder.store)
-    with _executor(job, plan, executor) as chosen:
-        if not isinstance(chosen, Dask):
-            warm_up(plan.model, plan.slide)
-        report.started_regions()
-        for _, done in chosen.map(task, missing):
-            report.region_done(done.seconds, done.process, done.fragments)
-            if on_progress:
-                on_progress(report.progress())
-
-
-def _executor(job: Job, plan: Plan, given: Executor | None) -> Any:
-    """A context manager that gives the executor."""
-    if given is not None:
-        return nullcontext(given)
-    if job.scheduler is not None or job.workers:
-        return Dask(job.workers or 1, job.scheduler)
-    if job.workers == 0:
-        return nullcontext(Serial())
-    return nullcontext(Threads(fitted(job, plan).threads))
-
-
-def _files(job: Job, plan: Plan, folder: RunFolder, report: Report) -> None:
+def _files(job: Job, plan: Plan, folder: RunFolder, report: Report, regions: Regions) -> None:
     """Stitch and write every file of the run."""
-    grid = region_grid(plan.space, plan.spec, folder.grid["region"])
-    tiles = regions_to_do(grid, plan.space, plan.spec, plan.active)
     paths = [folder.file(name) for name in job.files.values()]
-    written = write_all(_batches(plan, folder, grid, tiles, report), paths)
+    with report.rest("write"):
+        written = write_all(_batches(plan, folder, regions, report), paths)
     report.written(written.cells, written.dropped)
     with report.clock("preview"):
         write_run_preview(plan, Cells.open(folder.path), folder.file("preview.png"))
 
 
 def _batches(
-    plan: Plan, folder: RunFolder, grid: TileGrid, tiles: list[Tile], report: Report
+    plan: Plan, folder: RunFolder, regions: Regions, report: Report
 ) -> Iterator[CellBatch]:
     """Cells in canonical order; the first batch is empty and tells the columns."""
     recipe = plan.recipe
     sums = 1 + len(plan.spec.classes)
     yield cells_of(Objects.none(2, sums), recipe)
-    numbers = [grid.number(t.index) for t in tiles]
 
     def load(number: int) -> Fragments:
         return Fragments.from_arrays(folder.load(number)[0])
 
-    batches = in_canonical_order(load, numbers, grid, recipe.scale, sums)
+    batches = in_canonical_order(load, regions.numbers, regions.grid, recipe.scale, sums)
     for objects in report.iterate("stitch", batches):
         keep, dropped = sized(objects, plan.spec.min_object, plan.spec.max_object)
         report.drop(dropped)

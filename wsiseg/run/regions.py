@@ -1,0 +1,134 @@
+"""Regions of a run: which are still to be computed, and the workers that compute them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from wsiseg.engine.clock import Clock
+from wsiseg.engine.executor import Dask, Executor, Serial, Threads
+from wsiseg.engine.infer import PatchMaps
+from wsiseg.engine.numerics import numerics_class
+from wsiseg.engine.segment import RegionWork, region_grid, regions_to_do, warm_up
+from wsiseg.engine.store import RegionStore, RunFolder
+from wsiseg.errors import SettingsError
+from wsiseg.geometry import Tile, TileGrid
+from wsiseg.run.job import Job
+from wsiseg.run.memory import memo_bytes, threads_for
+from wsiseg.run.plan import Plan
+from wsiseg.run.report import Progress, Report, peak_rss_bytes
+
+__all__ = ["OnProgress", "Regions", "compute"]
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Regions:
+    """The regions of a run, on the grid that its folder keeps."""
+
+    grid: TileGrid
+    """All regions."""
+    todo: tuple[Tile, ...]
+    """Those that can hold an object, in row-major order."""
+
+    @classmethod
+    def of(cls, plan: Plan, folder: RunFolder) -> Regions:
+        """Regions of ``plan`` in ``folder``."""
+        grid = region_grid(plan.space, plan.spec, folder.grid["region"])
+        return cls(grid, tuple(regions_to_do(grid, plan.space, plan.spec, plan.active)))
+
+    @property
+    def numbers(self) -> list[int]:
+        """Numbers of the regions to do."""
+        return [self.grid.number(tile.index) for tile in self.todo]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a worker says of a region that it has stored."""
+
+    number: int
+    """The region."""
+    fragments: int
+    """Objects and parts of objects found in it."""
+    seconds: dict[str, float]
+    """Per stage."""
+    process: tuple[int, int]
+    """Process id, and its peak resident memory so far, bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRegion:
+    """Segments a region and stores the result where it survives whatever happens next."""
+
+    work: RegionWork
+    """How."""
+    store: RegionStore
+    """Where."""
+    numerics: str
+    """The numerics class of the run, which every worker must be of."""
+
+    def __call__(self, tile: Tile) -> Done:
+        """Segment and store one region.
+
+        Raises SettingsError on a machine whose results would differ in the last bits.
+        """
+        own = numerics_class(self.work.model)
+        if own != self.numerics:
+            raise SettingsError(
+                f"a worker on this cluster computes as {own!r}, but the run as {self.numerics!r}: "
+                "results would not be equal; use workers of one kind and one environment"
+            )
+        clock = Clock()
+        found = self.work(tile, clock)
+        number = self.work.grid.number(tile.index)
+        with clock("store"):
+            self.store.save(number, found.arrays(), {"seconds": clock.seconds})
+        return Done(number, len(found.objects), clock.seconds, (os.getpid(), peak_rss_bytes()))
+
+
+def compute(
+    job: Job,
+    plan: Plan,
+    folder: RunFolder,
+    report: Report,
+    *,
+    executor: Executor | None,
+    on_progress: OnProgress | None,
+) -> Regions:
+    """Compute every region that the folder does not hold yet; all regions of the run."""
+    regions = Regions.of(plan, folder)
+    with report.clock("verify"):
+        held = folder.verified()
+    missing = [t for t, n in zip(regions.todo, regions.numbers, strict=True) if n not in held]
+    total, resumed = len(regions.todo), len(regions.todo) - len(missing)
+    report.regions(total=total, resumed=resumed, damaged=folder.recomputed)
+    if missing:
+        memory = memo_bytes(job)
+        maps = PatchMaps(plan.slide, plan.model, plan.space, plan.active, memory)
+        work = RegionWork(maps, plan.model, regions.grid)
+        task = StoredRegion(work, folder.store, plan.parts["numerics"])
+        with _executor(job, plan, folder, executor) as chosen:
+            if not isinstance(chosen, Dask):
+                warm_up(plan.model, plan.slide)
+            report.started_regions()
+            for _, done in chosen.map(task, missing):
+                report.region_done(done.seconds, done.process, done.fragments)
+                if on_progress:
+                    on_progress(report.progress())
+    return regions
+
+
+def _executor(job: Job, plan: Plan, folder: RunFolder, given: Executor | None) -> Any:
+    """A context manager that gives the executor."""
+    if given is not None:
+        return nullcontext(given)
+    if job.scheduler is not None or job.workers:
+        return Dask(job.workers or 1, job.scheduler)
+    if job.workers == 0:
+        return nullcontext(Serial())
+    return nullcontext(Threads(threads_for(job, plan, folder.grid["region"])))
