@@ -159,6 +159,33 @@ def test_a_signal_leaves_a_folder_that_resumes(
     assert json.loads(done.stdout)["regions"]["resumed"] > 0
 
 
+def test_a_full_disk_is_a_named_error_and_the_run_resumes(slide: Path, tmp_path: Path) -> None:
+    words = ["segment", str(slide), "--out", str(tmp_path / "run"), "--region", "500"]
+    limited = (
+        "import resource, sys; from wsiseg.cli import main; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000)); "
+        f"sys.argv = ['wsiseg', *{words!r}]; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", limited], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == FAILED, done.stderr
+    assert "file-size limit" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run" / "preview.png").exists()
+    again = wsiseg(*words, "--json")
+    assert again.returncode == OK, again.stderr
+    assert json.loads(again.stdout)["regions"]["resumed"] > 0
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that none can write")
+def test_a_folder_that_cannot_be_written_is_a_named_error(slide: Path) -> None:
+    done = wsiseg("segment", slide, "--out", "/proc/run")
+    assert done.returncode == FAILED
+    assert "--out" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_demo_compares_with_the_known_cells(tmp_path: Path) -> None:
     done = wsiseg("demo", "--out", tmp_path / "demo", "--json")
     assert done.returncode == OK, done.stderr

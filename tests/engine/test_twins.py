@@ -14,7 +14,7 @@ class LabelModel:
     """Labels without links, and ids that depend on the tile; ``jitter`` also moves outlines."""
 
     def __init__(self, ndim: int, reach: int, jitter: bool = False) -> None:
-        self._oracle = OracleModel(ndim, patch=(32,) * ndim, margin=2, reach=reach, exact=False)
+        self._oracle = OracleModel(ndim, patch=(32,) * ndim, margin=2, reach=reach)
         self.spec, self._jitter = self._oracle.spec, jitter
 
     def __call__(self, patches: np.ndarray) -> Maps:

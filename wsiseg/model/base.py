@@ -59,8 +59,6 @@ class ModelSpec:
     """Hash of weights and constants: two models with equal hashes give equal maps."""
     licence: str
     """Licence of the weights, as an SPDX expression."""
-    exact: bool = True
-    """Whether it is a LocalModel, so that results do not depend on the tiling."""
 
     @property
     def core(self) -> tuple[int, ...]:
