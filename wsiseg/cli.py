@@ -113,10 +113,16 @@ def segment(
         str | None, typer.Option(help="Bound for the regions in work, such as 4GB.")
     ] = None,
     simplify: Annotated[
-        float, typer.Option(help="Simplify outlines by at most so many px of the lattice.")
+        float,
+        typer.Option(
+            help="Simplify outlines by up to so many px of the lattice; areas stay exact."
+        ),
     ] = 0.0,
     format: Annotated[
-        str, typer.Option(help="Files of cells, comma-separated: geojson, parquet, csv.")
+        str,
+        typer.Option(
+            help="Files of cells, comma-separated: geojson, csv; parquet is always written."
+        ),
     ] = "geojson,parquet",
     resume: Annotated[
         bool, typer.Option("--resume/--fresh", help="Go on with what is there, or start over.")
@@ -184,7 +190,7 @@ def demo(
     from wsiseg.run.demo import demo_slide, demo_text, score_demo
     from wsiseg.run.job import Job
 
-    _say(f"making a synthetic slide in {out} ...")
+    _say(f"making a synthetic slide in {out} (a first run also compiles, once, for a while) ...")
     slide = demo_slide(out)
     job = Job(slide=slide.path, out=out, fresh=True)
     facts = _run(job, quiet=as_json, as_json=False, began=time.time())
@@ -195,7 +201,9 @@ def demo(
 @app.command()
 def evaluate(
     truth: Annotated[Path, typer.Option(help="Labels: .png, .npy, .tif, or .geojson[.gz].")],
-    pred: Annotated[Path, typer.Option(help="Prediction in the same forms, or cells.parquet.")],
+    pred: Annotated[
+        Path, typer.Option(help="Prediction in the same forms, cells.parquet, or a run folder.")
+    ],
     iou: Annotated[
         list[float] | None, typer.Option(help="IoU threshold of a match; may be repeated.")
     ] = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -76,10 +77,22 @@ def plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Lines ``a.b: old -> new`` for every value that is not the same in both."""
+    """Lines ``a.b: old -> new`` for every value that is not the same in both.
+
+    Settings come first, hashes after them and shortened: a setting says more than its hash.
+    """
     before, after = dict(_leaves(old)), dict(_leaves(new))
     names = [n for n in sorted({**before, **after}) if before.get(n) != after.get(n)]
-    return [f"{n}: {before.get(n, 'absent')} -> {after.get(n, 'absent')}" for n in names]
+    pairs = [(n, before.get(n, "absent"), after.get(n, "absent")) for n in names]
+    pairs.sort(key=lambda pair: any(map(_HASH.fullmatch, pair[1:])))
+    return [f"{n}: {_short(a)} -> {_short(b)}" for n, a, b in pairs]
+
+
+_HASH = re.compile(r'"[0-9a-f]{40,}"')
+
+
+def _short(text: str) -> str:
+    return f"{text[:9]}..." if _HASH.fullmatch(text) else text
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -41,10 +41,13 @@ class Polygons:
 def read_objects(path: Path) -> NDArray[Any] | Polygons:
     """A label image (see ``read_labels``), or the polygons of a GeoJSON or GeoParquet file.
 
+    A run folder stands for its ``cells.parquet``.
+
     Of whole cells with nuclei the outline of the cell is taken. Outlines that are not valid are
     repaired as ``read_geojson`` does it. Raises InputFileError where the file is missing, of
     another kind, or not what its name says.
     """
+    path = path / "cells.parquet" if (path / "run.json").is_file() else path
     name = path.name.lower()
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
