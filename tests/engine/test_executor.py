@@ -7,6 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 
 from wsiseg.engine.executor import Dask, Executor, Serial, Threads
@@ -112,6 +113,14 @@ def test_a_running_scheduler_is_used(tmp_path: Path) -> None:
             assert sorted(executor.map(abs, [-1, 2])) == [(-1, 1), (2, 2)]
     finally:
         cluster.communicate("")
+
+
+def test_two_clusters_run_side_by_side_and_listen_on_loopback_alone(dask: Dask) -> None:
+    with Dask(1) as other:
+        assert sorted(other.map(abs, [-1])) == [(-1, 1)]
+        ports = [c for c in psutil.Process().net_connections("tcp") if c.status == "LISTEN"]
+        assert ports
+        assert {c.laddr.ip for c in ports} == {"127.0.0.1"}
 
 
 def test_workers_started_by_an_unguarded_script_are_a_named_error(tmp_path: Path) -> None:

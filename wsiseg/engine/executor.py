@@ -112,7 +112,7 @@ class Dask:
                     threads_per_worker=1,
                     processes=True,
                     host="127.0.0.1",
-                    dashboard_address=None,
+                    dashboard_address="127.0.0.1:0",  # None would mean port 8787, on every address
                     memory_limit=0,
                     silence_logs=logging.CRITICAL,  # failures arrive as exceptions
                 )
