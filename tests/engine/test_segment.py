@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -14,10 +15,12 @@ from wsiseg.cells.objects import Objects, objects_in
 from wsiseg.engine.executor import Dask, Executor, Serial, Threads
 from wsiseg.engine.segment import find_objects, region_grid, regions_to_do
 from wsiseg.errors import ModelError, RegionError
-from wsiseg.geometry import Box
+from wsiseg.geometry import Box, Space
 from wsiseg.geometry.links import components, links_of
+from wsiseg.image.source import ArraySource
 from wsiseg.model.base import Maps
-from wsiseg.synth import HVOracleModel, OracleModel, hv_source, oracle_source, scene
+from wsiseg.model.unet import UNet, UNetConfig, UNetModel, default_spec, weights_of
+from wsiseg.synth import HVOracleModel, OracleModel, he_slide, hv_source, oracle_source, scene
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -226,3 +229,17 @@ def test_dask_workers_give_the_same_objects() -> None:
         with pytest.raises(RegionError, match="boom"):
             find_objects(oracle_source(labels), Broken("crash"), region=90, executor=executor)
     assert same(found, untiled(labels))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_network_gives_the_same_objects_under_any_tiling(precision: str) -> None:
+    config = UNetConfig(2, 3, 2, (4, 6, 8), (1, 1, 1), (1, 1))
+    torch.manual_seed(7)
+    spec = default_spec("random", config, patch=(96, 96), margin=16, batch=3)
+    model = UNetModel(weights_of(UNet(config).eval(), spec), precision=precision)
+    pixels = he_slide((311, 373), np.random.default_rng(2), mpp=spec.spacing[0]).rgb
+    source = ArraySource(pixels, Space.regular(pixels.shape[:2], spec.spacing), fill=255)
+    first = find_objects(source, model, region=1000)
+    assert len(first) > 1000
+    for region, executor in ((100, Shuffled(1)), (64, Threads(2)), (173, Serial())):
+        assert same(find_objects(source, model, region=region, executor=executor), first)
