@@ -40,6 +40,7 @@ __all__ = ["Plan", "plan_of"]
 _STRIP_BYTES = 64 << 20  # an overview is read in strips of about so many bytes of its level
 
 _AROUND_UM = 100.0  # no cell whose centre lies in a user's region reaches further out
+_DARK = 64.0  # of 255; glass is brighter
 _TOO_COARSE = 1.5  # times the model's spacing: beyond, upsampling invents what was not scanned
 
 
@@ -203,6 +204,12 @@ def _warnings(
 ) -> Iterator[str]:
     if not tissue.mask.any():
         yield "no tissue was found: use --tissue none or a region if there is some"
+        bright = float(np.percentile(overview, 99))
+        if bright < _DARK:
+            yield (
+                f"the slide is very dark (brightest about {bright:.0f} of 255): 12-bit data in a "
+                "16-bit file that does not state its significant bits look like this"
+            )
         return
     stained, reason = looks_like_he(overview, tissue.mask)
     if not stained:
