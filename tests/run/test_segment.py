@@ -20,6 +20,7 @@ import shapely
 import wsiseg
 from wsiseg.engine.executor import Dask, Executor, Serial, Threads
 from wsiseg.errors import ForeignFolderError, KeyMismatchError, MissingSpacingError, SettingsError
+from wsiseg.geometry import Box
 from wsiseg.run.job import Job
 from wsiseg.run.segment import run
 from wsiseg.synth import he_slide, write_he_slide
@@ -336,6 +337,43 @@ def test_memory_bounds_shrink_regions_but_not_the_result(
     report = run(Job(slide=synthetic, out=tmp_path / "run", formats=FORMATS, max_memory=160 << 20))
     assert report.facts["grid"]["region"] < 2048
     assert digests(tmp_path / "run") == whole
+
+
+def test_an_array_is_known_by_its_pixels_not_by_a_file_of_that_name(
+    synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "memory").write_text("an unrelated file")
+    with wsiseg.open_slide(synthetic) as slide:
+        one, two = (slide.read_level(0, Box((0, x), (400, x + 500))) for x in (300, 900))
+    wsiseg.segment(wsiseg.open_slide(one, mpp=0.5), tmp_path / "run")
+    with pytest.raises(KeyMismatchError, match="slide"):
+        wsiseg.segment(wsiseg.open_slide(two, mpp=0.5), tmp_path / "run")
+
+
+def test_data_that_fill_a_sixteenth_of_their_range_are_warned_of(tmp_path: Path) -> None:
+    twelve_bit = np.full((301, 303, 3), 3900, np.uint16)
+    made = wsiseg.segment(wsiseg.open_slide(twelve_bit, mpp=0.5), tmp_path / "run").made
+    assert any("significant bits" in warning for warning in made["warnings"])
+
+
+def test_macenko_without_tissue_is_no_error(tmp_path: Path) -> None:
+    glass = wsiseg.open_slide(np.full((301, 303, 3), 243, np.uint8), mpp=0.5)
+    assert len(wsiseg.segment(glass, tmp_path / "run", stain="macenko")) == 0
+
+
+def test_what_people_write_is_taken(synthetic: Path, tmp_path: Path) -> None:
+    model = wsiseg.load_model()
+    cells = wsiseg.segment(
+        str(synthetic), str(tmp_path / "run"), model=model, formats="csv", max_memory="2GB"
+    )
+    assert len(cells) > 100
+    assert (tmp_path / "run" / "cells.csv").exists()
+
+
+def test_settings_of_a_path_are_refused_for_an_open_slide(synthetic: Path, tmp_path: Path) -> None:
+    with wsiseg.open_slide(synthetic) as slide, pytest.raises(SettingsError, match="open_slide"):
+        wsiseg.segment(slide, tmp_path / "run", mpp=0.25)
 
 
 @pytest.mark.parametrize(
