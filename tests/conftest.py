@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,3 +33,22 @@ def data() -> Path:
 @pytest.fixture(scope="session")
 def slides(data: Path) -> Path:
     return data / "slides"
+
+
+@pytest.fixture
+def disk_of(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Mounts a file system of so many KiB; where mounting is not permitted, skips and says so."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+
+    def make(kib: int) -> Path:
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(mount)], capture_output=True
+        )
+        if done.returncode:
+            pytest.skip(f"mounting is not permitted here: {done.stderr.decode().strip()}")
+        return mount
+
+    yield make
+    if mount.is_mount():
+        subprocess.run(["umount", "-l", str(mount)], check=True)

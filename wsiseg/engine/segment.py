@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -140,12 +139,11 @@ def find_objects(
     active: NDArray[np.bool_] | None = None,
     executor: Executor | None = None,
     region: int = 2048,
-    order: Iterable[int] | None = None,
 ) -> Objects:
     """Every object of ``source`` once, in lattice px, in raster order of the first pixels.
 
-    ``active`` selects patches (all by default), ``region`` is the size of a region in lattice px,
-    ``order`` permutes the regions. The result depends on source, model and ``active`` alone.
+    ``active`` selects patches (all by default), ``region`` is the size of a region in lattice px.
+    The result depends on source, model and ``active`` alone.
     For work of any length, with resume and files, see ``wsiseg.segment``.
     """
     spec = model.spec
@@ -154,8 +152,6 @@ def find_objects(
         active = np.ones(patch_grid(space, spec).counts, dtype=bool)
     grid = region_grid(space, spec, region)
     tiles = regions_to_do(grid, space, spec, active)
-    if order is not None:
-        tiles = [tiles[i] for i in order]
     work = RegionWork(PatchMaps(source, model, space, active), model, grid)
     found = {
         grid.number(tile.index): fragments

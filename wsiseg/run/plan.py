@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from shapely import box, union_all
 
 from wsiseg.cells.build import CellRecipe
 from wsiseg.engine.fingerprint import fingerprint, fingerprint_array
@@ -36,8 +37,6 @@ from wsiseg.run.job import Job, key_of
 from wsiseg.stain import looks_like_he, macenko
 
 __all__ = ["Plan", "plan_of"]
-
-_STRIP_BYTES = 64 << 20  # an overview is read in strips of about so many bytes of its level
 
 _AROUND_UM = 100.0  # no cell whose centre lies in a user's region reaches further out
 _DARK = 64.0  # of 255; glass is brighter
@@ -99,21 +98,18 @@ class Plan:
     def tissue_mm2(self) -> float:
         """Area of the mask that selects patches, holes filled; of a user's region, its own."""
         height, width = self.slide.space.shape
-        pixel_um2 = float(np.prod(self.slide.space.spacing))
-        if self.region is not None:
-            return round(float(_clipped(self.region, height, width).area) * pixel_um2 / 1e6, 6)
-        rows, columns = (
-            _lengths(count, full)
-            for count, full in zip(self.tissue.mask.shape, (height, width), strict=True)
-        )
-        return round(float(rows @ self.tissue.mask @ columns) * pixel_um2 / 1e6, 6)
+        if self.region is None:
+            pixels = self.tissue.fraction * height * width
+        else:
+            pixels = self.region.intersection(box(0, 0, width, height)).area
+        return _mm2(pixels, self.slide.space)
 
     @property
     def analysed_mm2(self) -> float:
         """Area of the cores of the patches that are run, clipped to the slide."""
         grid = patch_grid(self.space, self.spec)
         pixels = sum(grid[index].core.size for index in np.argwhere(self.active).tolist())
-        return round(pixels * float(np.prod(self.space.spacing)) / 1e6, 6)
+        return _mm2(pixels, self.space)
 
 
 def plan_of(job: Job) -> Plan:
@@ -145,15 +141,8 @@ def plan_of(job: Job) -> Plan:
     )
 
 
-def _clipped(region: Any, height: int, width: int) -> Any:
-    import shapely
-
-    return shapely.intersection(region, shapely.box(0, 0, width, height))
-
-
-def _lengths(count: int, full: int) -> NDArray[np.float64]:
-    """Level-0 px that each of ``count`` mask px covers along an axis of ``full`` px."""
-    return np.full(count, full / count)
+def _mm2(pixels: float, space: Space) -> float:
+    return round(float(pixels) * float(np.prod(space.spacing)) / 1e6, 6)
 
 
 def _slide(job: Job) -> Slide:
@@ -172,16 +161,10 @@ def _fingerprint(job: Job, slide: Slide) -> dict[str, Any]:
 
 
 def _overview(slide: Slide) -> tuple[NDArray[np.uint8], tuple[float, float]]:
-    """The whole slide at about 8 µm per px, read in strips so that memory stays flat."""
+    """The whole slide at about 8 µm per px; the resampler keeps memory flat."""
     space = slide.at(SPACING_UM)
-    height, width = space.shape
-    ratio = space.scale_to(slide.space)
-    rows = max(1, int(_STRIP_BYTES / (3 * width * ratio[0] * ratio[1])))
-    out = np.empty((height, width, 3), np.uint8)
-    for top in range(0, height, rows):
-        box = Box((top, 0), (min(top + rows, height), width))
-        out[top : box.stop[0]] = slide.read(box, space)
-    return out, (space.spacing[0], space.spacing[1])
+    overview = slide.read(Box.of_shape(space.shape), space)
+    return overview, (space.spacing[0], space.spacing[1])
 
 
 def _tissue(
@@ -192,10 +175,8 @@ def _tissue(
         return everything(shape, spacing), None
     if job.tissue == "auto":
         return find_tissue(overview, spacing), None
-    import shapely
-
     polygons = read_region(Path(job.tissue))
-    region = shapely.union_all(polygons)
+    region = union_all(polygons)
     return from_polygons(polygons, slide.space.shape, shape, spacing), region
 
 

@@ -45,8 +45,6 @@ class Progress:
     """Regions that hold tissue."""
     found: int
     """Objects, and parts of objects at region faces, found by this run so far."""
-    seconds: float
-    """Since the first region of this run began."""
     remaining: float | None
     """Seconds to go, as the regions of this run suggest."""
 
@@ -66,8 +64,8 @@ class Report:
     def begin(cls, job: Job, plan: Plan, folder: RunFolder, began: float) -> Report:
         """The record of a run that is about to start."""
         report = cls(_facts(job, plan, folder), began)
-        report.clock.add({"tissue": plan.tissue_seconds, "startup": time.time() - began})
-        report.clock.add({"startup": -plan.tissue_seconds})
+        startup = time.time() - began - plan.tissue_seconds
+        report.clock.add({"tissue": plan.tissue_seconds, "startup": startup})
         return report
 
     def regions(self, *, total: int, resumed: int, damaged: int) -> None:
@@ -96,7 +94,7 @@ class Report:
         elapsed = time.time() - self._first_region
         fresh = self._done - self._resumed
         remaining = elapsed / fresh * (self._total - self._done) if fresh else None
-        return Progress(self._done, self._total, self._found, elapsed, remaining)
+        return Progress(self._done, self._total, self._found, remaining)
 
     def drop(self, counts: dict[str, int]) -> None:
         """Count what was left out, by reason."""
