@@ -16,7 +16,9 @@ from wsiseg.model.weights import (
     check_tensors,
     fingerprint,
     load_weights,
+    read_facts,
     save_weights,
+    with_facts,
 )
 
 FACTS = {"kind": "unet", "spec": {"name": "µ", "spacing": [0.5, 0.5]}, "rule": {"steps": 6}}
@@ -26,7 +28,7 @@ def _tensors():
     rng = np.random.default_rng(0)
     return {
         "b": rng.normal(size=(3, 5)).astype(np.float32),
-        "a": rng.normal(size=7).astype(np.float16),
+        "a": rng.normal(size=7).astype(np.float64),
         "empty": np.zeros((0, 4), dtype=np.float32),
         "scalar": np.array(3, dtype=np.int64),
     }
@@ -60,6 +62,67 @@ def test_weights_come_back_bit_for_bit(file):
             assert weights.tensors[name].dtype == values.dtype
             assert np.array_equal(weights.tensors[name], values)
             assert weights.tensors[name].shape == values.shape
+
+
+def test_half_files_hold_the_nearest_float16_and_load_as_float32(tmp_path):
+    tensors = {
+        "kernel": np.random.default_rng(1).normal(size=(16, 9, 3, 3)).astype(np.float32),
+        "variance": np.array([1e-9, 1e9], dtype=np.float32),
+        "counts": np.arange(6).reshape(2, 3),
+    }
+    weights = Weights(tensors, FACTS, "")
+    full = save_weights(tmp_path / "full", weights, card="c", licence="l")
+    half = save_weights(tmp_path / "half", weights, card="c", licence="l", half=True)
+    assert half.stat().st_size < 0.6 * full.stat().st_size
+    loaded = load_weights(half)
+    rounded = tensors["kernel"].astype(np.float16)
+    assert loaded.tensors["kernel"].dtype == np.float32
+    assert np.array_equal(loaded.tensors["kernel"], rounded)
+    assert np.array_equal(loaded.tensors["variance"], tensors["variance"])  # vectors stay whole
+    assert loaded.tensors["counts"].dtype == np.int64
+    assert loaded.sha256 == fingerprint({**tensors, "kernel": rounded}, FACTS)
+    again = save_weights(tmp_path / "again", loaded, card="c", licence="l", half=True)
+    assert load_weights(again).sha256 == loaded.sha256  # what was rounded stays as it is
+
+
+def test_values_beyond_float16_are_not_halved(tmp_path):
+    weights = Weights({"k": np.array([[1.0, -70000.0]], np.float32)}, FACTS, "")
+    with pytest.raises(ModelError, match="tensor k has values of up to 70000, beyond float16"):
+        save_weights(tmp_path / "n", weights, card="c", licence="l", half=True)
+    assert not (tmp_path / "n").exists()
+
+
+def test_facts_are_read_without_the_tensors(file):
+    assert read_facts(file) == read_facts(file.parent) == FACTS
+    data = file.read_bytes()
+    with file.open("r+b") as opened:
+        opened.seek(len(data) - 1)
+        opened.write(bytes([data[-1] ^ 1]))
+    assert read_facts(file) == FACTS
+    file.write_bytes(data[:50])
+    with pytest.raises(ModelError, match="cut short"):
+        read_facts(file)
+    with pytest.raises(ModelError, match="No such file"):
+        read_facts(file.parent / "none.safetensors")
+
+
+def test_added_facts_are_saved_and_change_the_hash(file, tmp_path):
+    weights = load_weights(file)
+    told = with_facts(weights, scores={"val": {"a": {"pq": 0.5}}}, about="what it is for")
+    assert told.path is None
+    assert told.sha256 not in ("", weights.sha256)
+    again = load_weights(save_weights(tmp_path / "told", told, card="c", licence="l"))
+    assert (again.facts, again.sha256) == (told.facts, told.sha256)
+    assert again.facts["about"] == "what it is for"
+    assert weights.facts == FACTS
+
+
+@pytest.mark.parametrize("size", [640, 896, 1152, 1408, 0x4B50])
+def test_a_header_as_long_as_the_magic_of_a_pickle_or_zip_is_read(file, size):
+    header, body = _split(file)
+    file.write_bytes(size.to_bytes(8, "little") + json.dumps(header).encode().ljust(size) + body)
+    assert file.read_bytes()[:2] in (b"PK", *(b"\x80" + bytes([k]) for k in (2, 3, 4, 5)))
+    assert load_weights(file).facts == read_facts(file) == FACTS
 
 
 def test_a_folder_holds_tensors_card_and_licence(file):

@@ -2,6 +2,9 @@
 
 ``<name>/model.safetensors, card.md, LICENSE``. Nothing here unpickles: a file of weights can hold
 numbers and text only, and loading one cannot run code.
+
+Files may hold float16, at half the size; in memory all of it is float32. The hash is over what is
+stored, so weights keep their hash however they are loaded.
 """
 
 from __future__ import annotations
@@ -19,15 +22,30 @@ from numpy.typing import NDArray
 from wsiseg.atomic import atomic_write, make_folder
 from wsiseg.errors import ModelError
 
-__all__ = ["FILE_NAME", "Weights", "check_tensors", "fingerprint", "load_weights", "save_weights"]
+__all__ = [
+    "FILE_NAME",
+    "LICENCE_NAME",
+    "Weights",
+    "check_tensors",
+    "fingerprint",
+    "load_weights",
+    "read_facts",
+    "save_weights",
+    "weights_bytes",
+    "with_facts",
+]
 
 FILE_NAME = "model.safetensors"
 """Name of the tensors' file in a weights folder."""
+
+LICENCE_NAME = "LICENSE"
+"""Name of the file with the licence's text beside it."""
 
 _KEY = "wsiseg"  # of the metadata entry that holds the facts, as JSON
 _SHA = "sha256"
 _MAX_HEADER = 16 << 20  # bytes; that of a network of 10 000 tensors has about 1 MiB
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib", ".npy", ".npz")
+_MAGIC = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # of zip archives and pickles
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "|u1"}
 
 
@@ -38,9 +56,10 @@ class Weights:
     tensors: dict[str, NDArray[Any]]
     """Name -> values."""
     facts: dict[str, Any]
-    """What is needed to use them (spec, config, ...), as JSON values."""
+    """What is needed to use them (spec, config, ...), as JSON values; and for people ``about``, a
+    sentence, and ``scores``: split -> set -> measure -> value."""
     sha256: str
-    """Hash of both, see ``fingerprint``."""
+    """Hash of facts and tensors as they are stored, see ``fingerprint``."""
     path: Path | None = None
     """The file they came from, absolute; None: made in memory."""
 
@@ -55,28 +74,36 @@ def fingerprint(tensors: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -
     return digest.hexdigest()
 
 
-def save_weights(folder: str | Path, weights: Weights, *, card: str, licence: str) -> Path:
+def with_facts(weights: Weights, **facts: Any) -> Weights:
+    """``weights`` with ``facts`` added or replaced, as ones made in memory."""
+    told = json.loads(json.dumps({**weights.facts, **facts}, allow_nan=False))
+    return Weights(weights.tensors, told, fingerprint(weights.tensors, told))
+
+
+def save_weights(
+    folder: str | Path, weights: Weights, *, card: str, licence: str, half: bool = False
+) -> Path:
     """Write a weights folder; returns the path of its safetensors file.
 
     ``card`` (Markdown) and ``licence`` (full text) must not be empty: weights without them
-    cannot be passed on. Raises ModelError, or OutputError where it cannot be written.
+    cannot be passed on. ``half``: store tensors of two or more axes as float16. Vectors (biases,
+    statistics of batch normalisation) stay as they are: they are under 1 % of the bytes, and
+    variances may leave the range of float16. What is loaded is then rounded, and of another hash.
+    Raises ModelError, also where a value is beyond float16, or OutputError where it cannot be
+    written.
     """
-    from safetensors.numpy import save
-
     if not (card.strip() and licence.strip()):
         raise ModelError(
             f"weights in {folder} need a model card and the text of a licence, got "
             f"{len(card)} and {len(licence)} characters"
         )
-    sha = fingerprint(weights.tensors, weights.facts)
-    metadata = {_KEY: _canonical(weights.facts).decode(), _SHA: sha}
-    tensors = {name: _little_endian(values) for name, values in weights.tensors.items()}
+    stored = _halved(weights.tensors, folder) if half else weights.tensors
     folder = Path(folder)
     make_folder(folder)
     parts = {
         "card.md": card.encode(),
-        "LICENSE": licence.encode(),
-        FILE_NAME: save(tensors, metadata),  # last: a folder with it is complete
+        LICENCE_NAME: licence.encode(),
+        FILE_NAME: weights_bytes(stored, weights.facts),  # last: a folder with it is complete
     }
     for name, data in parts.items():
         with atomic_write(folder / name) as file:
@@ -84,30 +111,46 @@ def save_weights(folder: str | Path, weights: Weights, *, card: str, licence: st
     return folder / FILE_NAME
 
 
+def weights_bytes(tensors: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> bytes:
+    """The safetensors file of ``tensors`` and ``facts``, as ``load_weights`` reads it."""
+    from safetensors.numpy import save
+
+    metadata = {_KEY: _canonical(facts).decode(), _SHA: fingerprint(tensors, facts)}
+    ordered = {name: _little_endian(values) for name, values in tensors.items()}
+    data: bytes = save(ordered, metadata)
+    return data
+
+
 def load_weights(path: str | Path) -> Weights:
     """Weights of a folder written by ``save_weights``, or of its safetensors file.
 
-    Raises ModelError where the file is missing, a pickle, cut short, damaged or not ours.
+    Tensors stored as float16 come as float32, of the same values. Raises ModelError where the
+    file is missing, a pickle, cut short, damaged or not ours.
     """
-    path = Path(path).absolute()
-    path = path / FILE_NAME if path.is_dir() else path
+    path = _file_of(path)
     data = _read(path)
-    header = _header(data, path)
-    tensors = _tensors(data, header, path)
-    metadata = header.get("__metadata__")
-    if not isinstance(metadata, dict) or not {_KEY, _SHA} <= metadata.keys():
-        raise ModelError(
-            f"{path} is a safetensors file without wsiseg's spec and config: it was not written "
-            "by wsiseg, which cannot tell what network and spacing its tensors are for"
-        )
-    facts = _parsed(metadata[_KEY], path)
+    size = _header_size(data, len(data), path)
+    header = _parsed(data[8 : 8 + size], path)
+    tensors = _tensors(data, path)
+    facts, stated = _told(header, path)
     found = fingerprint(tensors, facts)
-    if found != metadata[_SHA]:
+    if found != stated:
         raise ModelError(
             f"{path} is damaged or was edited: its content has SHA-256 {found[:16]}..., "
-            f"expected {str(metadata[_SHA])[:16]}...; fetch it again"
+            f"expected {stated[:16]}...; fetch it again"
         )
-    return Weights(tensors, facts, found, path)
+    return Weights({n: _widened(values) for n, values in tensors.items()}, facts, found, path)
+
+
+def read_facts(path: str | Path) -> dict[str, Any]:
+    """The facts of weights as ``load_weights`` gives them, from the file's header alone.
+
+    Tensors are not read, so damage is noticed in the header only. Raises ModelError as it does.
+    """
+    path = _file_of(path)
+    start = _read(path, 9)
+    size = _header_size(start, path.stat().st_size, path)
+    return _told(_parsed(_read(path, 8 + size)[8:], path), path)[0]
 
 
 def check_tensors(
@@ -135,7 +178,13 @@ def check_tensors(
             raise ModelError(f"{where}: tensor {name} holds values that are not finite")
 
 
-def _read(path: Path) -> bytes:
+def _file_of(path: str | Path) -> Path:
+    path = Path(path).absolute()
+    return path / FILE_NAME if path.is_dir() else path
+
+
+def _read(path: Path, size: int = -1) -> bytes:
+    """The first ``size`` bytes of a file that is no pickle; -1: all."""
     if path.suffix.lower() in _PICKLES:
         raise ModelError(
             f"{path} is refused: {path.suffix} files can run code when they are loaded. Weights "
@@ -143,10 +192,11 @@ def _read(path: Path) -> bytes:
             "with wsiseg.model.unet.save_unet"
         )
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(size)
     except OSError as error:
         raise ModelError(f"cannot read the weights {path}: {error.strerror or error}") from error
-    if data[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+    if data[:2] in _MAGIC and data[8:9] != b"{":  # a header may have just as many bytes
         raise ModelError(
             f"{path} holds a pickle or zip archive under a false name, which could run code: "
             "weights must be safetensors"
@@ -154,16 +204,28 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _header(data: bytes, path: Path) -> dict[str, Any]:
-    size = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or size > len(data) - 8:
+def _header_size(start: bytes, total: int, path: Path) -> int:
+    """Bytes of the header of a file of ``total`` bytes, as its first 8 say."""
+    size = int.from_bytes(start[:8], "little")
+    if total < 8 or size > total - 8:
         raise ModelError(
-            f"{path} is cut short or no safetensors file: it has {len(data)} bytes, and its "
+            f"{path} is cut short or no safetensors file: it has {total} bytes, and its "
             f"header alone would need {size + 8}"
         )
     if size > _MAX_HEADER:
         raise ModelError(f"{path}: a header of {size} bytes, expected at most {_MAX_HEADER}")
-    return _parsed(data[8 : 8 + size], path)
+    return size
+
+
+def _told(header: dict[str, Any], path: Path) -> tuple[dict[str, Any], str]:
+    """The facts of a header and the hash that it states."""
+    metadata = header.get("__metadata__")
+    if not isinstance(metadata, dict) or not {_KEY, _SHA} <= metadata.keys():
+        raise ModelError(
+            f"{path} is a safetensors file without wsiseg's spec and config: it was not written "
+            "by wsiseg, which cannot tell what network and spacing its tensors are for"
+        )
+    return _parsed(metadata[_KEY], path), str(metadata[_SHA])
 
 
 def _parsed(text: str | bytes, path: Path) -> dict[str, Any]:
@@ -176,7 +238,7 @@ def _parsed(text: str | bytes, path: Path) -> dict[str, Any]:
     return value
 
 
-def _tensors(data: bytes, header: dict[str, Any], path: Path) -> dict[str, NDArray[Any]]:
+def _tensors(data: bytes, path: Path) -> dict[str, NDArray[Any]]:
     from safetensors import SafetensorError, deserialize
 
     try:
@@ -200,3 +262,22 @@ def _canonical(facts: Mapping[str, Any]) -> bytes:
 
 def _little_endian(values: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")).reshape(values.shape)
+
+
+def _halved(tensors: Mapping[str, NDArray[Any]], where: str | Path) -> dict[str, NDArray[Any]]:
+    stored = dict(tensors)
+    for name, values in tensors.items():
+        if values.ndim < 2 or values.dtype.kind != "f":
+            continue
+        with np.errstate(over="ignore"):  # looked for below; what is too small becomes 0
+            stored[name] = values.astype(np.float16)
+        if np.isinf(stored[name]).any():
+            raise ModelError(
+                f"weights for {where}: tensor {name} has values of up to {np.abs(values).max():g}, "
+                f"beyond float16 (65504); save it with half=False"
+            )
+    return stored
+
+
+def _widened(values: NDArray[Any]) -> NDArray[Any]:
+    return values.astype(np.float32) if values.dtype == np.float16 else values

@@ -7,7 +7,7 @@ from typing import Any
 
 from wsiseg.image.slide import Slide
 
-__all__ = ["describe", "info_text", "models_text"]
+__all__ = ["describe", "info_text", "licence_text", "models_text"]
 
 
 def describe(slide: Slide) -> dict[str, Any]:
@@ -61,23 +61,42 @@ def info_text(found: dict[str, Any]) -> str:
 
 
 def models_text(found: Sequence[dict[str, Any]]) -> str:
-    """A table of models."""
-    heads = ("model", "µm/px", "classes", "licence", "note")
-    rows = [heads] + [
-        (
-            model["name"] + (" (default)" if model["is_default"] else ""),
-            " x ".join(f"{v:g}" for v in dict.fromkeys(model["spacing"])),
-            ", ".join(model["classes"]) or "none",
-            model["licence"],
-            model["note"],
-        )
-        for model in found
-    ]
-    widths = [max(len(row[c]) for row in rows) for c in range(len(heads) - 1)]
-    return "\n".join(
-        "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]])
-        for row in rows
+    """The models of ``wsiseg.model.zoo.models`` (as dicts) for people, one block each."""
+    return "\n\n".join(_model(model) for model in found)
+
+
+def licence_text(model: dict[str, Any]) -> str:
+    """What a run says of its model (a dict of ModelInfo): name and licence, and what to heed."""
+    said = f"model {model['name']}, licence {model['licence']}"
+    if model["is_open"]:
+        return said
+    return (
+        f"{said}: {_heed(model)}; see {model['licence_file']}; WSISEG_OPEN_ONLY=1 takes an open "
+        "model instead"
     )
+
+
+def _model(model: dict[str, Any]) -> str:
+    licence, unit = model["licence"], model["unit"].replace("um", "µm")
+    rows = [
+        ("licence", licence if model["is_open"] else f"{licence} ({_heed(model)})"),
+        ("pixels", f"{' x '.join(f'{v:g}' for v in dict.fromkeys(model['spacing']))} {unit}"),
+        ("classes", ", ".join(model["classes"]) or "none"),
+        ("val PQ", _val_pq(model["scores"])),
+        ("note", model["note"]),
+    ]
+    head = model["name"] + (" (default)" if model["is_default"] else "")
+    return "\n".join([head, *(f"  {name:<8} {value}" for name, value in rows if value)])
+
+
+def _heed(model: dict[str, Any]) -> str:
+    return "non-commercial use only" if "-NC" in model["licence"] else "not an open licence"
+
+
+def _val_pq(scores: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """PQ of each validation set that has one."""
+    sets = scores.get("val", {})
+    return ", ".join(f"{name} {found['pq']:.2f}" for name, found in sets.items() if "pq" in found)
 
 
 def _extent(found: dict[str, Any]) -> str:

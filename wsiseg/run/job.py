@@ -15,6 +15,7 @@ from typing import Any
 from wsiseg.errors import SettingsError
 from wsiseg.image.slide import MAX_MPP, MIN_MPP
 from wsiseg.model.base import Model
+from wsiseg.model.zoo import default_model
 
 __all__ = ["FORMATS", "Job", "key_of", "parse_memory"]
 
@@ -37,8 +38,8 @@ class Job:
     """Path of a slide, or a Slide that is already open."""
     out: Path
     """Run folder."""
-    model: str | Path | Model = "hematoxylin"
-    """Name or path of a model, or a model that is already loaded."""
+    model: str | Path | Model | None = None
+    """Name or path of a model, or a model that is already loaded; None: ``default_model()``."""
     mpp: float | None = None
     """µm per level-0 px, overriding the file's metadata."""
     scene: int | None = None
@@ -61,6 +62,8 @@ class Job:
     """"auto", "fp32" or "bf16"."""
     batch: int | None = None
     """Patches of one forward; None: the model's own."""
+    tta: bool = False
+    """Average over mirror images of each patch: slower by 4, slightly better."""
     max_memory: int | None = None
     """Bytes (or "4GB") that regions in work may take; fewer or smaller regions keep to it."""
     simplify: float = 0.0
@@ -96,9 +99,10 @@ class Job:
         _require(bool(address), "scheduler", "tcp://HOST:PORT", self.scheduler)
 
     def _normalise(self) -> None:
-        """Accept what people write: one format as text, memory as "4GB", any kind of integer."""
+        """Accept what people write: no model, one format as text, memory as "4GB", any integer."""
         put = partial(object.__setattr__, self)
         put("out", Path(self.out))
+        put("model", default_model() if self.model is None else self.model)
         put("tissue", self.tissue if isinstance(self.tissue, str) else _path(self.tissue))
         formats = self.formats
         put("formats", (formats,) if isinstance(formats, str) else tuple(formats))

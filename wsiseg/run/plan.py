@@ -212,6 +212,8 @@ def _model(job: Job, overview: NDArray[np.uint8], tissue: Tissue) -> Model:
         options["stain"] = macenko(overview[stained])
     if job.batch is not None:
         options["batch"] = job.batch
+    if job.tta:
+        options["mirrored"] = True
     return load_model(job.model, device=job.device, precision=job.precision, **options)
 
 

@@ -71,6 +71,7 @@ def run(
     """
     began = began or time.time()
     plan = plan_of(job)
+    _log.info("model %s, licence %s", plan.spec.name, plan.spec.licence)
     for warning in plan.warnings:
         notice(f"warning: {warning}")
     with RunFolder.open(

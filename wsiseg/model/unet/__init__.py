@@ -1,7 +1,16 @@
 """A residual U-Net as a LocalModel; the only part of the package's models that needs torch."""
 
 from wsiseg.model.unet.local import MARGIN, UNetModel, default_spec, save_unet, weights_of
-from wsiseg.model.unet.network import HV_UNIT, UNet, UNetConfig, activated, field, fold
+from wsiseg.model.unet.network import (
+    HV_UNIT,
+    UNet,
+    UNetConfig,
+    activated,
+    field,
+    fold,
+    map_sizes,
+    split,
+)
 
 __all__ = [
     "HV_UNIT",
@@ -13,6 +22,8 @@ __all__ = [
     "default_spec",
     "field",
     "fold",
+    "map_sizes",
     "save_unet",
+    "split",
     "weights_of",
 ]

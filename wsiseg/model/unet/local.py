@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wsiseg.errors import ModelError
-from wsiseg.model import hv
+from wsiseg.geometry.links import components
+from wsiseg.model import distance, hv
 from wsiseg.model.base import Maps, ModelSpec
-from wsiseg.model.unet.network import UNet, UNetConfig, activated, field, fold
+from wsiseg.model.flood import Immersion
+from wsiseg.model.unet.network import UNet, UNetConfig, activated, field, fold, map_sizes
 from wsiseg.model.weights import Weights, check_tensors, fingerprint, load_weights, save_weights
 
 __all__ = ["MARGIN", "UNetModel", "default_spec", "save_unet", "weights_of"]
@@ -28,31 +31,55 @@ global lattice, so results do not depend on tiles whatever the margin. Margins f
 ``field`` up remove every effect of a patch's border; most of it is gone far below that, and at
 512 px a margin of 16 costs 14 % more pixels, one of 32 31 %."""
 
-_ALGORITHM = 1  # to be raised when the same tensors and facts give other maps or links
+Rule = hv.VoteRule | distance.DistanceRule
+"""How maps become links: by votes of the HV map, or by an immersion of the DT map."""
+
+_ALGORITHM = 2  # to be raised when the same tensors and facts give other maps or links
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How a model is run."""
+
+    device: str
+    precision: str
+    mirrored: bool
 
 
 class UNetModel:
-    """A LocalModel: uint8 pixels through a U-Net, links by ``hv``.
+    """A LocalModel: uint8 pixels through a U-Net, links by the rule of its weights.
 
     ``device``: "cpu", "cuda", "cuda:1" or "mps"; ``precision``: "fp32" or "bf16" (the trunk;
-    heads are always fp32). On a CPU a forward uses one thread, so that its bits do not depend on
-    the number of threads; the setting is global to the process, and made at each forward.
-    Maps are bit-equal within one kind of device, precision, instruction set and torch version.
-    Pickles by the path and hash of its weights, in full if they were made in memory.
+    heads are always fp32). ``mirrored``: maps are means over all 2^n mirror images of a patch
+    (test-time augmentation), at 2^n times the cost. ``batch`` replaces that of the weights.
+    On a CPU a forward uses one thread, so that its bits do not depend on the number of threads;
+    the setting is global to the process, and made at each forward. Maps are bit-equal within one
+    kind of device, precision, instruction set and torch version. Pickles by the path and hash of
+    its weights, in full if they were made in memory.
     """
 
-    def __init__(self, weights: Weights, *, device: str = "cpu", precision: str = "fp32") -> None:
-        self._weights, self._device, self._precision = weights, device, precision
+    def __init__(
+        self,
+        weights: Weights,
+        *,
+        device: str = "cpu",
+        precision: str = "fp32",
+        mirrored: bool = False,
+        batch: int | None = None,
+    ) -> None:
+        self._weights, self._how = weights, _How(device, precision, mirrored)
         self.config, self._rule, spec = _understood(weights)
         self._net = _placed(_built(self.config, weights), device, precision)
-        kind = f"{weights.sha256} {torch.device(device).type} {precision} {_ALGORITHM} {hv.VERSION}"
-        self.spec: ModelSpec = replace(spec, sha256=sha256(kind.encode()).hexdigest())
-        """What it is; ``sha256`` covers weights, facts, kind of device and precision."""
+        kind = f"{weights.sha256} {torch.device(device).type} {precision} {mirrored}"
+        versions = f"{_ALGORITHM} {hv.VERSION} {distance.VERSION}"
+        sha = sha256(f"{kind} {versions}".encode()).hexdigest()
+        self.spec: ModelSpec = replace(spec, sha256=sha, batch=batch or spec.batch)
+        """What it is; ``sha256`` covers weights, facts and all else that the maps depend on."""
 
     def __reduce__(self) -> tuple[Callable[..., UNetModel], tuple[Any, ...]]:
         known = self._weights.path is not None
         source = (self._weights.path, self._weights.sha256) if known else (self._weights, None)
-        return _reopened, (*source, self._device, self._precision)
+        return _reopened, (*source, asdict(self._how), self.spec.batch)
 
     def __call__(self, patches: NDArray[Any]) -> Maps:
         """Maps (B, ...) of ``patches`` (B, *patch, channels); any B, padded to the batch."""
@@ -65,33 +92,54 @@ class UNetModel:
         starts = range(0, len(patches), spec.batch)
         parts = [self._forward(patches[i : i + spec.batch]) for i in starts]
         stacked = np.concatenate(parts) if parts else np.zeros((0, *self._map_shape), np.float16)
-        first = 1 + spec.ndim
+        first = 1 + spec.hv_channels
         return Maps(prob=stacked[:, 0], hv=stacked[:, 1:first], classes=stacked[:, first:])
 
     def links(self, maps: Maps) -> NDArray[np.uint8]:
-        """Links ``(*s)`` by ``wsiseg.model.hv``."""
-        return hv.links(maps, self._rule)
+        """Links ``(*s)`` by ``wsiseg.model.hv`` or ``wsiseg.model.distance``."""
+        if isinstance(self._rule, hv.VoteRule):
+            return hv.links(maps, self._rule)
+        return distance.links(maps, self._rule)
 
     def decode(self, maps: Maps) -> NDArray[np.int32]:
-        """Instance labels ``(*s)`` by ``wsiseg.model.hv``."""
-        return hv.decode(maps, self._rule)
+        """Instance labels ``(*s)``: the components of the links."""
+        return components(self.links(maps))
 
     @property
     def _map_shape(self) -> tuple[int, ...]:
-        return (1 + self.spec.ndim + self.config.classes, *self.spec.patch)
+        return (sum(map_sizes(self.config).values()), *self.spec.patch)
 
     def _forward(self, patches: NDArray[Any]) -> NDArray[np.float16]:
-        """Stacked maps (B, 1 + n + K, *patch) of at most one batch, run as a full one."""
+        """Stacked maps (B, 1 + V + K, *patch) of at most one batch, run as a full one."""
         full = np.zeros((self.spec.batch, *patches.shape[1:]), dtype=patches.dtype)
         full[: len(patches)] = patches
-        if self._device == "cpu" and torch.get_num_threads() != 1:
+        device = self._how.device
+        if device == "cpu" and torch.get_num_threads() != 1:
             torch.set_num_threads(1)
         with torch.inference_mode():
-            x = torch.from_numpy(full).to(self._device).movedim(-1, 1).float()
-            raw = self._net(_normalised(x, self.config).to(self._net.stem.conv.weight.dtype))
-            prob, vectors, classes = activated(raw, self.spec.ndim)
-            maps = torch.cat([prob[:, None], vectors, classes], dim=1).half()
-        return np.asarray(maps[: len(patches)].cpu().numpy())
+            x = torch.from_numpy(full).to(device).movedim(-1, 1).float()
+            x = _normalised(x, self.config).to(self._net.stem.conv.weight.dtype)
+            views = _mirrors(self.spec.ndim) if self._how.mirrored else [()]
+            found = [self._seen(x, axes) for axes in views]
+            maps = torch.stack(found).mean(dim=0) if len(found) > 1 else found[0]
+        return np.asarray(maps[: len(patches)].half().cpu().numpy())
+
+    def _seen(self, x: Tensor, axes: tuple[int, ...]) -> Tensor:
+        """Maps (B, 1 + V + K, *patch) of ``x``, looked at in a mirror across ``axes``."""
+        dims = [2 + axis for axis in axes]
+        raw = self._net(x.flip(dims) if dims else x)
+        prob, shape, classes = activated(raw, self.config)
+        maps = torch.cat([prob[:, None], shape, classes], dim=1)
+        if dims:
+            maps = maps.flip(dims)
+            for axis in axes if self.config.vectors else ():
+                maps[:, 1 + axis] *= -1  # offsets point the other way in a mirror
+        return maps
+
+
+def _mirrors(ndim: int) -> list[tuple[int, ...]]:
+    """Every set of axes, the empty one first."""
+    return [s for n in range(ndim + 1) for s in combinations(range(ndim), n)]
 
 
 def default_spec(name: str, config: UNetConfig, **fields: Any) -> ModelSpec:
@@ -103,20 +151,27 @@ def default_spec(name: str, config: UNetConfig, **fields: Any) -> ModelSpec:
     n = config.ndim
     side = -(-(256 if n == 2 else 96) // stride) * stride
     spec = ModelSpec(
-        name=name, ndim=n, spacing=(0.5,) * n, unit="um", channels=config.channels, hv_channels=n,
+        name=name, ndim=n, spacing=(0.5,) * n, unit="um", channels=config.channels,
+        hv_channels=_shape_channels(config),
         classes=tuple(str(k + 1) for k in range(config.classes)), patch=(side,) * n,
-        margin=MARGIN if n == 2 else MARGIN // 2, batch=4, reach=hv.RULE.reach, min_object=20,
-        max_object=None, sha256="", licence="BSD-3-Clause",
+        margin=MARGIN if n == 2 else MARGIN // 2, batch=4, reach=_default_rule(config).reach,
+        min_object=20, max_object=None, sha256="", licence="BSD-3-Clause",
     )  # fmt: skip
     return replace(spec, **fields)
 
 
-def weights_of(net: UNet, spec: ModelSpec, rule: hv.VoteRule = hv.RULE) -> Weights:
-    """The tensors of ``net`` (not folded) with their facts, ready for ``save_weights``."""
+def weights_of(net: UNet, spec: ModelSpec, rule: Rule | None = None, **facts: Any) -> Weights:
+    """The tensors of ``net`` (not folded) with their facts, ready for ``save_weights``.
+
+    ``rule``: by default that of the map it has. ``facts``: more to keep with them, as JSON values.
+    """
+    rule = rule or _default_rule(net.config)
     tensors = {name: value.detach().cpu().numpy().copy() for name, value in _state(net).items()}
     stated = {k: v for k, v in asdict(spec).items() if k not in ("sha256", "reach")}
-    parts = {"config": asdict(net.config), "spec": stated, "rule": asdict(rule)}
-    facts = json.loads(json.dumps({"kind": "unet", **parts}))  # tuples as they come back: lists
+    parts = {"config": asdict(net.config), "spec": stated, "rule": _stated_rule(rule)}
+    facts = json.loads(
+        json.dumps({"kind": "unet", **parts, **facts})
+    )  # tuples as they come back: lists
     return Weights(tensors, facts, fingerprint(tensors, facts))
 
 
@@ -125,17 +180,19 @@ def save_unet(
     net: UNet,
     spec: ModelSpec,
     *,
-    rule: hv.VoteRule = hv.RULE,
+    rule: Rule | None = None,
     card: str,
     licence: str,
+    half: bool = False,
 ) -> Path:
     """Write ``net`` (not folded) as a weights folder that ``load_model`` reads; returns its file.
 
-    ``card``: Markdown on training data, scores and limits; ``licence``: the full text.
+    ``card``: Markdown on training data, scores and limits; ``licence``: the full text;
+    ``half``: store filters as float16.
     """
     weights = weights_of(net, spec, rule)
     _understood(weights)  # what could not be loaded is not saved
-    return save_weights(folder, weights, card=card, licence=licence)
+    return save_weights(folder, weights, card=card, licence=licence, half=half)
 
 
 def _state(net: UNet) -> dict[str, Tensor]:
@@ -144,14 +201,14 @@ def _state(net: UNet) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if not name.endswith("batches_tracked")}
 
 
-def _understood(weights: Weights) -> tuple[UNetConfig, hv.VoteRule, ModelSpec]:
+def _understood(weights: Weights) -> tuple[UNetConfig, Rule, ModelSpec]:
     """Config, rule and spec (without a hash) that ``weights`` state; ModelError if they cannot."""
     where = str(weights.path or "weights in memory")
     if weights.facts.get("kind") != "unet":
         raise ModelError(f"{where}: of kind {weights.facts.get('kind')!r}, expected 'unet'")
     try:
         config = UNetConfig(**_as_tuples(weights.facts["config"]))
-        rule = hv.VoteRule(**weights.facts["rule"])
+        rule = _read_rule(weights.facts["rule"])
         stated = _as_tuples(weights.facts["spec"])
         spec = ModelSpec(**stated, reach=rule.reach, sha256="")
     except (TypeError, KeyError, AttributeError) as error:
@@ -159,7 +216,33 @@ def _understood(weights: Weights) -> tuple[UNetConfig, hv.VoteRule, ModelSpec]:
             f"{where}: its config, rule or spec is not one of this version of wsiseg ({error})"
         ) from error
     _check_spec(spec, config, where)
+    if not (config.vectors if isinstance(rule, hv.VoteRule) else config.distance):
+        raise ModelError(f"{where}: its network lacks the map that its rule decodes")
     return config, rule, spec
+
+
+def _default_rule(config: UNetConfig) -> Rule:
+    return hv.RULE if config.vectors else distance.DistanceRule()
+
+
+def _shape_channels(config: UNetConfig) -> int:
+    sizes = map_sizes(config)
+    return sizes["hv"] + sizes["dt"]
+
+
+def _stated_rule(rule: Rule) -> dict[str, Any]:
+    kind = "votes" if isinstance(rule, hv.VoteRule) else "distance"
+    return {"kind": kind, **asdict(rule)}
+
+
+def _read_rule(stated: dict[str, Any]) -> Rule:
+    values = {name: value for name, value in stated.items() if name != "kind"}
+    if stated["kind"] == "votes":
+        return hv.VoteRule(**values)
+    if stated["kind"] != "distance":
+        raise KeyError(f"rule of kind {stated['kind']!r}")
+    immersion = Immersion(**_as_tuples(values.pop("immersion")))
+    return distance.DistanceRule(**values, immersion=immersion)
 
 
 def _as_tuples(values: dict[str, Any]) -> dict[str, Any]:
@@ -169,7 +252,7 @@ def _as_tuples(values: dict[str, Any]) -> dict[str, Any]:
 def _check_spec(spec: ModelSpec, config: UNetConfig, where: str) -> None:
     n, stride = config.ndim, field(config)[1]
     stated = (spec.ndim, spec.channels, spec.hv_channels, len(spec.classes))
-    if stated != (n, config.channels, n, config.classes):
+    if stated != (n, config.channels, _shape_channels(config), config.classes):
         raise ModelError(
             f"{where}: a network of {n} axes, {config.channels} channels and {config.classes} "
             f"classes does not fit a spec of (ndim, channels, hv, classes) {stated}"
@@ -210,7 +293,7 @@ def _placed(net: UNet, device: str, precision: str) -> UNet:
         raise ModelError(f"device {device!r} cannot be used ({reason}): try cpu") from error
     if precision == "bf16":
         for name, part in net.named_children():
-            if name != "heads":
+            if name != "head":
                 part.bfloat16()
     if net.config.ndim == 2:
         net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -225,7 +308,7 @@ def _normalised(x: Tensor, config: UNetConfig) -> Tensor:
 
 
 def _reopened(
-    source: Path | Weights, expected: str | None, device: str, precision: str
+    source: Path | Weights, expected: str | None, how: dict[str, Any], batch: int
 ) -> UNetModel:
     """The model in another process; ModelError if its file has changed since."""
     weights = source if isinstance(source, Weights) else load_weights(source)
@@ -234,4 +317,4 @@ def _reopened(
             f"{weights.path} changed while it was in use: SHA-256 {weights.sha256[:16]}..., "
             f"expected {expected[:16]}..."
         )
-    return UNetModel(weights, device=device, precision=precision)
+    return UNetModel(weights, **how, batch=batch)

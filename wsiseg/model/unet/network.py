@@ -1,4 +1,4 @@
-"""A residual U-Net with NP, HV and TP heads, in 2-D and 3-D: network and its field.
+"""A residual U-Net with NP, HV, DT and TP maps, in 2-D and 3-D: network and its field.
 
 Every layer is local and none looks at statistics of its input at inference, so a map value is a
 function of the pixels within ``field(config)`` of it.
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import interpolate, relu
+from torch import Tensor, nn, relu_
+from torch.nn.functional import interpolate
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from wsiseg.errors import ModelError
 
-__all__ = ["HV_UNIT", "UNet", "UNetConfig", "activated", "field", "fold"]
+__all__ = ["HV_UNIT", "UNet", "UNetConfig", "activated", "field", "fold", "map_sizes", "split"]
 
 HV_UNIT = 1 / 8
 """HV is the output of its head times this, clipped to [-1, 1]: at a scale of 128 px, an output of
@@ -39,7 +39,7 @@ class UNetConfig:
     channels: int = 3
     """Of the input."""
     classes: int = 0
-    """K of the TP head; 0: none."""
+    """K of the TP map; 0: none."""
     widths: tuple[int, ...] = (32, 64, 128, 256)
     """Channels per level, finest first."""
     blocks: tuple[int, ...] = (1, 2, 2, 2)
@@ -52,6 +52,13 @@ class UNetConfig:
     """Subtracted from the input, per channel, in units of the pixels."""
     std: tuple[float, ...] = (64.0, 64.0, 64.0)
     """Divides it after that."""
+    vectors: bool = True
+    """Whether it has the HV map: offsets from the centroid."""
+    distance: bool = False
+    """Whether it has the DT map: distance to the border, 1 at the deepest pixel of an object."""
+    temperature: float = 1.0
+    """Divides the class scores before the softmax (Guo et al. 2017, ICML): 1 as trained, fitted
+    afterwards so that a probability of 0.8 is right 8 times in 10."""
 
     def __post_init__(self) -> None:
         levels = len(self.widths)
@@ -65,6 +72,7 @@ class UNetConfig:
             and all(isinstance(n, int) and 0 <= n <= 4096 for n in (*counts, self.classes))
             and min(*self.widths, self.channels) > 0
             and min(self.std) > 0
+            and self.temperature > 0
             and sum(self.blocks) + sum(self.decoder_blocks) <= 256
         )
         if not fits:
@@ -73,6 +81,12 @@ class UNetConfig:
                 "per level, decoder blocks for all levels but one, a mean and a positive std per "
                 f"channel; got {self}"
             )
+
+
+def map_sizes(config: UNetConfig) -> dict[str, int]:
+    """Channels of each raw map, in their order: np, hv, dt and tp."""
+    vectors, distance = config.ndim * config.vectors, int(config.distance)
+    return {"np": 1, "hv": vectors, "dt": distance, "tp": config.classes}
 
 
 def field(config: UNetConfig) -> tuple[int, int]:
@@ -104,7 +118,8 @@ def field(config: UNetConfig) -> tuple[int, int]:
 class UNet(nn.Module):
     """Residual encoder and decoder with additive skips (ResUNet; Zhang et al. 2018, IEEE GRSL 15).
 
-    One 1-px head per map: NP (foreground), HV (one per axis), TP (classes), as in HoVer-Net.
+    One 1-px head for all maps: NP (foreground), HV (one per axis) and TP (classes) as in
+    HoVer-Net, DT (distance) as in Naylor et al. 2019 (IEEE TMI 38), but of unit depth.
     """
 
     def __init__(self, config: UNetConfig) -> None:
@@ -119,34 +134,44 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(_conv(n, b, a, 1) for a, b in pairwise(widths))
         decoder = zip(widths, config.decoder_blocks, strict=False)  # the coarsest level has none
         self.decoder = nn.ModuleList(_blocks(n, w, k) for w, k in decoder)
-        heads = {"np": 1, "hv": n, "tp": config.classes}
-        self.heads = nn.ModuleDict(
-            {name: _CONV[n](widths[0], size, 1) for name, size in heads.items() if size}
-        )
+        self.head = _CONV[n](widths[0], sum(map_sizes(config).values()), 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Raw maps (B, 1 + n + K, *s), float32, of normalised pixels (B, C, *s)."""
-        x = relu(self.stem(_space_to_depth(x, self.config.stem)))  # (B, W0, *s / stem)
-        x = self.encoder[0](x)
-        skips = []
-        for down, blocks in zip(self.down, self.encoder[1:], strict=True):
-            skips.append(x)
-            x = blocks(relu(down(x)))  # (B, Wi, *s / (stem * 2^i))
-        for level in reversed(range(len(skips))):
-            x = interpolate(self.up[level](x), scale_factor=2.0, mode="nearest")
-            x = self.decoder[level](relu(x + skips[level]))
-        x = x.float()  # the heads are cheap, and bfloat16 would round HV to 0.1 px
-        raw = torch.cat([head(x) for head in self.heads.values()], dim=1)
+        """Raw maps (B, M, *s), float32, M as in ``map_sizes``, of normalised pixels (B, C, *s)."""
+        raw = self.on_grid(x)
         if self.config.stem == 1:
             return raw
         mode, factor = _LINEAR[self.config.ndim], float(self.config.stem)
         return interpolate(raw, scale_factor=factor, mode=mode, align_corners=False)
 
+    def on_grid(self, x: Tensor) -> Tensor:
+        """Raw maps (B, M, *s / stem): before they are brought to the pixels of the input."""
+        x = relu_(self.stem(_space_to_depth(x, self.config.stem)))  # (B, W0, *s / stem)
+        x = self.encoder[0](x)
+        skips = []
+        for down, blocks in zip(self.down, self.encoder[1:], strict=True):
+            skips.append(x)
+            x = blocks(relu_(down(x)))  # (B, Wi, *s / (stem * 2^i))
+        for level in reversed(range(len(skips))):
+            x = _doubled(self.up[level](x))
+            x = self.decoder[level](relu_(x + skips[level]))
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 would round HV to 0.1 px
+            raw: Tensor = self.head(x.float())
+        return raw
 
-def activated(raw: Tensor, ndim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Maps prob (B, *s), hv (B, n, *s) and classes (B, K, *s) of raw maps (B, 1 + n + K, *s)."""
-    hv = (raw[:, 1 : 1 + ndim] * HV_UNIT).clamp(-1, 1)
-    return raw[:, 0].sigmoid(), hv, raw[:, 1 + ndim :].softmax(dim=1)
+
+def split(raw: Tensor, config: UNetConfig) -> dict[str, Tensor]:
+    """The raw maps by name, each (B, M of it, *s); those that the network lacks are empty."""
+    sizes = map_sizes(config)
+    return dict(zip(sizes, torch.split(raw, list(sizes.values()), dim=1), strict=True))
+
+
+def activated(raw: Tensor, config: UNetConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Maps prob (B, *s), hv then dt (B, V, *s) and classes (B, K, *s) of raw maps (B, M, *s)."""
+    maps = split(raw, config)
+    vectors = (maps["hv"] * HV_UNIT).clamp(-1, 1)
+    shape = torch.cat([vectors, maps["dt"].sigmoid()], dim=1)
+    return maps["np"][:, 0].sigmoid(), shape, (maps["tp"] / config.temperature).softmax(dim=1)
 
 
 def fold(net: UNet) -> UNet:
@@ -188,7 +213,13 @@ class _Residual(nn.Module):
         self.second = _conv(ndim, width, width, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return relu(x + self.second(relu(self.first(x))))
+        return relu_(self.second(relu_(self.first(x))).add_(x))
+
+
+def _doubled(x: Tensor) -> Tensor:
+    """Nearest upsampling by 2; in the dtype of ``x``, which autocast would make float32."""
+    with torch.autocast(x.device.type, enabled=False):
+        return interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 def _conv(ndim: int, before: int, after: int, kernel: int, stride: int = 1) -> _ConvNorm:

@@ -1,0 +1,91 @@
+"""DT maps: unit distance to the border, encoded from labels, decoded by a bounded immersion.
+
+A pixel's DT is its distance to the border of its object over the largest one in that object: 1
+at the deepest pixel, near 0 at the border, 0 outside, whatever the size. Between two nuclei that
+touch, it has a valley, and falling levels tell their tops apart. Distance maps as targets: Naylor
+et al. 2019 (IEEE TMI 38); markers from several levels stand in for one threshold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from wsiseg.geometry.links import components
+from wsiseg.model.base import Maps
+from wsiseg.model.flood import Immersion, flood
+
+__all__ = ["VERSION", "DistanceRule", "decode", "encode", "links", "unit_distance"]
+
+VERSION = 1
+"""To be raised whenever the same maps and rule give other links."""
+
+
+@dataclass(frozen=True, slots=True)
+class DistanceRule:
+    """The constants of decoding."""
+
+    threshold: float = 0.5
+    """Foreground is a probability above this."""
+    immersion: Immersion = field(
+        default_factory=lambda: Immersion(
+            levels=(178, 153, 128, 102, 76, 51, 0),
+            steps=(3, 3, 3, 3, 3, 4, 12),
+            min_seed=20,
+            radius=4,
+        )
+    )
+    """How DT, times 255, is split into objects."""
+
+    @property
+    def reach(self) -> int:
+        """Px: the links of a pixel depend on maps at most this far away."""
+        return self.immersion.reach
+
+
+def unit_distance(labels: NDArray[Any]) -> NDArray[np.float32]:
+    """DT ``(*s)`` of labels ``(*s)``: distance to the border of the own object, largest 1.
+
+    Pixels of an object that have a neighbour (by a face) of another label are 0.5 px from the
+    border; the edge of the image is none.
+    """
+    edge = labels == 0
+    for axis in range(labels.ndim):
+        here = (slice(None),) * axis + (slice(None, -1),)
+        after = (slice(None),) * axis + (slice(1, None),)
+        differ = labels[here] != labels[after]
+        edge[here] |= differ
+        edge[after] |= differ
+    if not edge.any():  # one object that fills the image
+        return np.ones(labels.shape, dtype=np.float32)
+    depth: NDArray[np.float32] = ndimage.distance_transform_edt(~edge).astype(
+        np.float32
+    ) + np.float32(0.5)
+    depth[labels == 0] = 0
+    ids, number = np.unique(labels, return_inverse=True)
+    deepest = np.asarray(ndimage.maximum(depth, number.reshape(labels.shape), np.arange(ids.size)))
+    deepest[ids == 0] = 1
+    depth /= deepest.astype(np.float32)[number.reshape(labels.shape)]
+    return depth
+
+
+def encode(labels: NDArray[Any]) -> Maps:
+    """Perfect maps of ``labels`` (*s): prob 0 or 1, DT as the only channel, no classes."""
+    nothing = np.zeros((0, *labels.shape), dtype=np.float16)
+    depth = unit_distance(labels).astype(np.float16)
+    return Maps(prob=(labels != 0).astype(np.float16), hv=depth[None], classes=nothing)
+
+
+def links(maps: Maps, rule: DistanceRule) -> NDArray[np.uint8]:
+    """Links ``(*s)`` of maps whose last shape channel is DT."""
+    landscape = np.rint(maps.hv[-1].astype(np.float32) * 255).astype(np.uint8)
+    return flood(landscape, maps.prob > np.float16(rule.threshold), rule.immersion)
+
+
+def decode(maps: Maps, rule: DistanceRule) -> NDArray[np.int32]:
+    """Instance labels ``(*s)`` of ``maps``: the components of their links."""
+    return components(links(maps, rule))
