@@ -1,0 +1,1 @@
+"""Training: labelled images in, weights out. ``wsiseg.train`` and ``wsiseg train`` call it."""

@@ -1,0 +1,194 @@
+"""Targets: what the maps of a network should be over a crop, and where that is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from wsiseg.errors import InputFileError
+from wsiseg.model.distance import unit_distance
+from wsiseg.training.labelled import Centres, Labelled
+from wsiseg.training.warp import Warp, sample
+
+__all__ = ["Grid", "Prepared", "Targets", "contacts", "prepare", "targets_of"]
+
+Floats = NDArray[np.float32]
+
+_NEAR = 3  # px of 0.25 µm: two nuclei this near are in contact
+
+# around a centre, µm: surely nucleus; its class; surely background from here on
+_CORE, _BODY, _FAR = 1.25, 1.75, 8.0
+_RIDGE = 0.4  # µm: difference of the distances to two centres, halfway between them
+_RIDGE_WEIGHT = 0.3
+_TOP = np.float32(0.9)  # unit distance at a centre: it may lie a little off the deepest place
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Where a network gives its maps."""
+
+    spacing: float
+    """µm per px of a crop."""
+    stem: int
+    """Px of a crop per px of the grid."""
+    classes: int
+    """K."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Targets:
+    """Maps of one crop on the grid of the network; a leading B when batched."""
+
+    np: Floats
+    """(G, G): share of foreground, [0, 1]."""
+    np_weight: Floats
+    """(G, G): 0 where it is not known, larger between nuclei in contact."""
+    dt: Floats
+    """(G, G): unit distance to the border."""
+    dt_weight: Floats
+    """(G, G)."""
+    hv: Floats
+    """(2, G, G): offset from the centroid, px of the crop."""
+    hv_weight: Floats
+    """(G, G): 1 inside nuclei with an outline."""
+    tp: Floats
+    """(K, G, G): probability of each class; sums to 0 where it is not known."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A labelled image with what its crops are cut from."""
+
+    item: Labelled
+    labels: NDArray[np.uint16] | None
+    """(H, W)."""
+    maps: NDArray[np.uint8] | None
+    """(H, W, 3): unit distance and contact, times 255; and 1 where known."""
+    centroids: Floats
+    """(max label + 1, 2) px."""
+
+
+def prepare(item: Labelled) -> Prepared:
+    """Whole-image maps, computed once."""
+    if item.labels is None:
+        return Prepared(item, None, None, np.zeros((0, 2), dtype=np.float32))
+    labels = item.labels.astype(np.uint16)
+    known = np.ones(labels.shape, dtype=bool) if item.known is None else item.known
+    parts = (unit_distance(labels) * 255, contacts(labels) * 255, known * 1.0)
+    maps = np.stack(parts, axis=-1).round().astype(np.uint8)
+    return Prepared(item, labels, maps, _centroids(labels))
+
+
+def contacts(labels: NDArray[np.uint16]) -> Floats:
+    """(H, W), [0, 1]: how near a pixel is to a place where two nuclei (nearly) touch.
+
+    Stands in for the border weights of Ronneberger et al. 2015 (MICCAI), at a cost that does not
+    grow with the number of nuclei.
+    """
+    side = 2 * _NEAR + 1
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+    highest = cv2.dilate(labels, disc)
+    lowest = cv2.erode(np.where(labels == 0, np.uint16(65535), labels), disc)
+    near = ((highest > lowest) & (highest > 0)).astype(np.float32)
+    return np.asarray(cv2.GaussianBlur(near, (0, 0), 1.5), dtype=np.float32)
+
+
+def targets_of(crop: Prepared, warp: Warp, grid: Grid, *, glass: bool = False) -> Targets:
+    """Targets of the crop of ``warp``; ``glass``: nothing lies beyond the edge of the image."""
+    if crop.item.centres is not None:
+        inside = glass or _within(crop.item.image.shape[:2], warp, grid.stem)
+        return _of_centres(crop.item.centres, warp, grid, np.asarray(inside))
+    if crop.labels is None or crop.maps is None:
+        raise InputFileError(f"{crop.item.name} has neither outlines nor centres")
+    stem, fill = grid.stem, 0 if glass else None
+    places = warp.places()
+    labels = sample(crop.labels, places, exact=True, fill=fill).astype(np.int64)
+    maps = sample(crop.maps, places, exact=False, fill=fill).astype(np.float32)
+    if glass:
+        maps[..., 2] = 1
+    depth, contact, known = (_pooled(maps[..., k], stem) for k in range(3))
+    here = labels[::stem, ::stem]
+    weight = (known > 0.99) * (1 + 3 * contact / 255)
+    inside = (here > 0) * (known > 0.99)
+    offsets = places[:, ::stem, ::stem] - crop.centroids[here].transpose(2, 0, 1)
+    return Targets(
+        np=_pooled((labels > 0).astype(np.float32), stem),
+        np_weight=weight.astype(np.float32),
+        dt=depth / np.float32(255),
+        dt_weight=(weight * np.where(depth > 0, 1.0, 0.5)).astype(np.float32),
+        hv=(warp.into_crop(offsets) + np.float32((stem - 1) / 2)) * inside,
+        hv_weight=inside.astype(np.float32),
+        tp=_one_hot(_kinds(crop.item, here), grid.classes) * (known > 0.99),
+    )
+
+
+def _of_centres(centres: Centres, warp: Warp, grid: Grid, inside: NDArray[np.bool_]) -> Targets:
+    """What centres tell: a core of each nucleus, the far background, the ridges halfway.
+
+    Nothing is known but ``inside`` (G, G): beyond the edge, nuclei are mirrored, centres are not.
+    """
+    shape = (warp.side // grid.stem,) * 2
+    nodes = np.indices(shape).reshape(2, -1).T * grid.stem + (grid.stem - 1) / 2
+    points = warp.points_into_crop(centres.points) * grid.spacing
+    if len(points):
+        distance, nearest = cKDTree(points).query(nodes * grid.spacing, k=2)
+        first, second = (distance[:, k].reshape(shape) for k in range(2))
+        kind = centres.kinds[np.minimum(nearest[:, 0], len(points) - 1)].reshape(shape)
+    else:
+        first = second = np.full(shape, np.inf)
+        kind = np.zeros(shape, dtype=np.uint8)
+    core, far = (first < _CORE) & inside, (first > _FAR) & inside
+    halfway = np.isfinite(second) & (first > _CORE) & (first <= _FAR) & inside
+    ridge = halfway & (np.where(halfway, second - first, np.inf) < _RIDGE)
+    typed = np.where(inside & (first < _BODY) & (second > 2 * _BODY), kind, 0)
+    nothing = np.zeros((2, *shape), dtype=np.float32)
+    return Targets(
+        np=core.astype(np.float32),
+        np_weight=(core | far).astype(np.float32),
+        dt=_TOP * (first < _CORE / 2).astype(np.float32),
+        dt_weight=(inside * (first < _CORE / 2) + 0.5 * far + _RIDGE_WEIGHT * ridge).astype(
+            np.float32
+        ),
+        hv=nothing,
+        hv_weight=nothing[0],
+        tp=_one_hot(typed, grid.classes),
+    )
+
+
+def _within(shape: tuple[int, ...], warp: Warp, stem: int) -> NDArray[np.bool_]:
+    """(G, G): whether a pixel of the grid lies in an image of ``shape``."""
+    last = np.array(shape)[:, None, None] - 1
+    places = warp.places()[:, ::stem, ::stem]
+    return np.asarray(((places >= 0) & (places <= last)).all(axis=0))
+
+
+def _pooled(array: Floats, factor: int) -> Floats:
+    """Means of blocks of ``factor`` px."""
+    if factor == 1:
+        return array
+    side = array.shape[0] // factor
+    return np.asarray(cv2.resize(array, (side, side), interpolation=cv2.INTER_AREA), np.float32)
+
+
+def _kinds(item: Labelled, labels: NDArray[np.int64]) -> NDArray[np.uint8]:
+    table = np.zeros(max(int(labels.max(initial=0)) + 1, len(item.kinds)), dtype=np.uint8)
+    table[: len(item.kinds)] = item.kinds
+    return np.where(labels > 0, table[labels], np.uint8(0))
+
+
+def _one_hot(kinds: NDArray[np.uint8], classes: int) -> Floats:
+    wanted = np.arange(1, classes + 1)[:, None, None]
+    return np.equal(kinds[None], wanted).astype(np.float32)
+
+
+def _centroids(labels: NDArray[np.uint16]) -> Floats:
+    flat = labels.ravel()
+    count = np.maximum(np.bincount(flat), 1)
+    axes = [
+        np.broadcast_to(a, labels.shape).ravel() for a in np.ogrid[tuple(map(slice, labels.shape))]
+    ]
+    return np.stack([np.bincount(flat, weights=a) / count for a in axes], axis=1).astype(np.float32)
