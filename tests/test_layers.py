@@ -20,7 +20,7 @@ LAYERS = [
     {"image", "cells", "model", "metrics"},
     {"synth"},
     {"engine"},
-    {"export"},
+    {"export", "training"},
     {"run"},
     {"cli"},
 ]

@@ -1,0 +1,1 @@
+"""What can be wrong with a set of labelled images, a question per file."""

@@ -1,0 +1,1 @@
+"""Readers of labelled images, a layout per file. None of them knows torch."""
