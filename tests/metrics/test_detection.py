@@ -11,7 +11,16 @@ from hypothesis.extra import numpy as hnp
 from scipy.ndimage import center_of_mass
 
 from wsiseg.errors import InputFileError, SpaceError
-from wsiseg.metrics import centroids, f1, match_points, precision, recall, type_f1
+from wsiseg.metrics import (
+    centroids,
+    f1,
+    match_points,
+    precision,
+    recall,
+    type_counts,
+    type_f1,
+    weighted_type_f1,
+)
 from wsiseg.metrics import detection as module
 
 
@@ -137,3 +146,56 @@ def test_a_hundred_thousand_points_are_paired_in_seconds():
     side = np.stack(np.divmod(np.arange(100_000), 317), axis=1) * 20.0
     found = match_points(side, rng.permutation(side + rng.normal(0, 2, side.shape)), 12)
     assert found.tp == 100_000
+
+
+def paired(truth, pred):
+    """Points on a line, as many as there are classes; "" on a side leaves a point out."""
+    at = np.arange(len(truth))[:, None] * 100.0
+    there = [np.array([c != "" for c in side]) for side in (truth, pred)]
+    match = match_points(at[there[0]], at[there[1]], 5)
+    sides = (np.array([c for c in side if c != ""], dtype=object) for side in (truth, pred))
+    return match, *sides
+
+
+def test_true_points_without_a_class_make_no_prediction_wrong():
+    known = paired("aab", "aba")
+    with_unknown = paired([*"aab", None, None], [*"aba", "a", "b"])
+    for name in "ab":
+        assert float(type_f1(*with_unknown, name)) == float(type_f1(*known, name))
+    assert isnan(float(type_f1(*paired([None], ["a"]), "a")))
+    # what is found where nothing is counts all the same, and so does a prediction without a class
+    assert type_counts(*paired([None, ""], ["a", "a"]), "a").tolist() == [0, 0, 0, 1, 0]
+    assert type_counts(*paired(["a", "a"], [None, ""]), "a").tolist() == [0, 0, 1, 0, 1]
+
+
+@given(st.lists(st.sampled_from(["a", "b", "", None]), min_size=1, max_size=9), st.randoms())
+def test_counts_are_those_of_the_published_rule_written_as_a_loop(truth, random):
+    pred = [random.choice(["a", "b", ""]) for _ in truth]
+    expected = [0] * 5
+    for t, p in zip(truth, pred, strict=True):
+        if t == p == "a":
+            expected[0] += 1
+        elif p == "a" and t == "b":
+            expected[1] += 1
+        elif t == "a" and p == "b":
+            expected[2] += 1
+        elif p == "a" and t == "":
+            expected[3] += 1
+        elif t == "a" and p == "":
+            expected[4] += 1
+    assert type_counts(*paired(truth, pred), "a").tolist() == expected
+
+
+def test_weighted_f1_worked_example():
+    # truth a a a b, of which the last a is called b; one a is missed, one b is not there
+    sides = paired([*"aaaba", ""], [*"aabb", "", "b"])
+    counts = np.stack([type_counts(*sides, name) for name in "ab"])
+    assert counts.tolist() == [[2, 0, 1, 0, 1], [1, 1, 0, 1, 0]]
+    a, b = 4 / 5, 2 / 3
+    assert float(weighted_type_f1(counts)) == pytest.approx((3 * a + 1 * b) / 4)
+    a, b = 4 / 6, 2 / 4
+    joint = weighted_type_f1(counts, with_detection=True)
+    assert float(joint) == pytest.approx((4 * a + 1 * b) / 5)
+    assert isnan(float(weighted_type_f1(np.zeros((2, 5)))))
+    stacked = weighted_type_f1(np.stack([counts, 2 * counts, 0 * counts]))
+    assert stacked[:2] == pytest.approx([float(weighted_type_f1(counts))] * 2)

@@ -7,7 +7,15 @@
 (0.6666666666666666, 0.6666666666666666)
 """
 
-from wsiseg.metrics.detection import centroids, match_points, type_f1
+from wsiseg.metrics.bootstrap import Estimate, Resamples, mean_of, ratio_of
+from wsiseg.metrics.detection import (
+    centroids,
+    match_points,
+    type_counts,
+    type_f1,
+    weighted_type_f1,
+)
+from wsiseg.metrics.error_types import ERROR_TYPES, Errors, find_errors
 from wsiseg.metrics.instances import (
     Empty,
     Ratio,
@@ -40,15 +48,19 @@ from wsiseg.metrics.summary import (
 )
 
 __all__ = [
+    "ERROR_TYPES",
     "MATCH_METRICS",
     "METRICS",
     "OVERLAP_METRICS",
     "Aggregate",
     "Empty",
+    "Errors",
+    "Estimate",
     "Match",
     "MatchOp",
     "Overlaps",
     "Ratio",
+    "Resamples",
     "Rules",
     "aggregate",
     "aggregate_classes",
@@ -62,16 +74,21 @@ __all__ = [
     "dice2",
     "dq",
     "f1",
+    "find_errors",
     "grid_overlaps",
     "match",
     "match_overlaps",
     "match_points",
+    "mean_of",
     "point_scores",
     "polygon_overlaps",
     "pq",
     "precision",
+    "ratio_of",
     "recall",
     "scores",
     "sq",
+    "type_counts",
     "type_f1",
+    "weighted_type_f1",
 ]

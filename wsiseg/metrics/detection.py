@@ -14,7 +14,7 @@ from wsiseg.metrics.instances import Ratio
 from wsiseg.metrics.matching import TIE, Match, most
 from wsiseg.metrics.overlaps import CHUNK, Ids, check_labels
 
-__all__ = ["centroids", "match_points", "type_f1"]
+__all__ = ["centroids", "match_points", "type_counts", "type_f1", "weighted_type_f1"]
 
 Points = NDArray[np.float64]
 
@@ -58,15 +58,47 @@ def type_f1(match: Match, truth_class: NDArray[Any], pred_class: NDArray[Any], o
     sides, FP_c in the prediction only, FN_c in the truth only; FP_d and FN_d are the points of the
     class without a pair (Graham et al. 2019, with the weights 2, 2, 1, 1 of the paper; its code
     counts TN_c among the pairs that have the class on a side, where there are none).
-    ``truth_class`` (N,) and ``pred_class`` (M,) hold the class of each point.
+    ``truth_class`` (N,) and ``pred_class`` (M,) hold the class of each point, None where it has
+    none. A prediction paired with a true point without a class can be neither right nor wrong and
+    is left out, as the paper's code does where annotation is not exhaustive.
     """
+    tp, fp, fn, fp_d, fn_d = type_counts(match, truth_class, pred_class, of).tolist()
+    empty = tp + fp + fn + fp_d + fn_d == 0
+    return Ratio(2 * tp, 2 * tp + 2 * (fp + fn) + fp_d + fn_d, empty)
+
+
+def type_counts(
+    match: Match, truth_class: NDArray[Any], pred_class: NDArray[Any], of: object
+) -> NDArray[np.int64]:
+    """(5,) counts TP_c, FP_c, FN_c, FP_d, FN_d of class ``of``; see ``type_f1``."""
     truth, pred = np.asarray(truth_class) == of, np.asarray(pred_class) == of
-    paired_truth, paired_pred = truth[match.truth], pred[match.pred]
-    tp = int((paired_truth & paired_pred).sum())
-    confused = int((paired_truth ^ paired_pred).sum())
-    alone = int(truth.sum() + pred.sum() - paired_truth.sum() - paired_pred.sum())
-    empty = not truth.any() and not pred.any()
-    return Ratio(2 * tp, 2 * tp + 2 * confused + alone, empty)
+    known = np.asarray([c is not None for c in truth_class], dtype=np.bool_)[match.truth]
+    right, called = truth[match.truth], pred[match.pred] & known
+    pairs = [right & called, called & ~right, right & ~called]
+    alone_pred, alone_truth = pred.copy(), truth.copy()
+    alone_pred[match.pred] = alone_truth[match.truth] = False
+    return np.array([side.sum() for side in (*pairs, alone_pred, alone_truth)], dtype=np.int64)
+
+
+def weighted_type_f1(counts: NDArray[Any], *, with_detection: bool = False) -> NDArray[np.float64]:
+    """The mean F1 of classes (..., C, 5) of ``type_counts``, weighted by the true points of each.
+
+    Sirinukunwattana et al. 2016, IEEE TMI 35(5), weigh the classes by their number of samples. By
+    default only paired points count, and F1 = 2 TP_c / (2 TP_c + FP_c + FN_c): classification
+    alone, as their table for classifiers given the nuclei. ``with_detection`` also counts what was
+    not found and what is not there: their table of detection and classification together. NaN
+    where no true point of a known class takes part.
+    """
+    tp, fp, fn, fp_d, fn_d = np.moveaxis(np.asarray(counts, dtype=np.float64), -1, 0)
+    weight = tp + fn
+    wrong = fp + fn
+    if with_detection:
+        weight, wrong = weight + fn_d, wrong + fp_d + fn_d
+    whole = 2 * tp + wrong
+    f1 = 2 * tp / np.where(whole > 0, whole, 1.0)
+    total = weight.sum(axis=-1)
+    mean = (weight * f1).sum(axis=-1) / np.where(total > 0, total, 1.0)
+    return np.where(total > 0, mean, np.nan)
 
 
 def centroids(labels: NDArray[Any]) -> tuple[Ids, Points]:

@@ -8,11 +8,6 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import shapely
-from numpy.typing import NDArray
-
-from wsiseg.errors import InputFileError
 from wsiseg.metrics import (
     MATCH_METRICS,
     OVERLAP_METRICS,
@@ -23,9 +18,6 @@ from wsiseg.metrics import (
     aggregate,
     aggregate_classes,
     aggregate_scores,
-    centroids,
-    count_overlaps,
-    grid_overlaps,
     match_points,
     point_scores,
     polygon_overlaps,
@@ -33,26 +25,13 @@ from wsiseg.metrics import (
     type_f1,
 )
 from wsiseg.metrics.summary import Scores
+from wsiseg.run.evaluate_compare import Objects, compare_objects
 from wsiseg.run.evaluate_text import report_text
 from wsiseg.run.inputs import Polygons, read_objects
 
 __all__ = ["evaluate", "evaluate_set", "report_text"]
 
-Objects = NDArray[Any] | Polygons
-Points = NDArray[np.float64]
 Document = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Compared:
-    """Two layers of objects brought into one frame."""
-
-    overlaps: Overlaps
-    truth_points: Points
-    """(T, n) centroids in the order of the ids, px, axes (z, y, x)."""
-    pred_points: Points
-    outside: tuple[int, int] = (0, 0)
-    """True and predicted polygons that own no pixel of the other side's label image."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,7 +86,7 @@ def evaluate_set(
 
 def _evaluate(truth: Path, pred: Path, rules: Rules) -> _Evaluation:
     sides = read_objects(truth), read_objects(pred)
-    compared = _compare(*sides, names=(truth, pred))
+    compared = compare_objects(*sides, names=(truth, pred))
     spacing = rules.mpp or 1.0
     points = match_points(
         compared.truth_points, compared.pred_points, rules.radius, spacing=spacing
@@ -131,51 +110,6 @@ def _evaluate(truth: Path, pred: Path, rules: Rules) -> _Evaluation:
         }
         document |= _class_part(tables, of_class, rules)
     return _Evaluation(document, found, of_class)
-
-
-def _compare(truth: Objects, pred: Objects, names: tuple[Path, Path]) -> _Compared:
-    if isinstance(truth, Polygons) and isinstance(pred, Polygons):
-        table = polygon_overlaps(truth.geometry, pred.geometry)
-        return _Compared(table, _centres(truth.geometry), _centres(pred.geometry))
-    if isinstance(truth, Polygons):
-        other = _compare(pred, truth, names[::-1])
-        swapped = other.overlaps.swap(), other.pred_points, other.truth_points
-        return _Compared(*swapped, outside=other.outside[::-1])
-    if isinstance(pred, Polygons):
-        return _on_grid(truth, pred, names)
-    if truth.shape != pred.shape:
-        raise InputFileError(
-            f"{names[0]} is {_size(truth)} and {names[1]} is {_size(pred)}: expected one size; "
-            "crop or resample (nearest neighbour) one of them to the other's pixels"
-        )
-    return _Compared(count_overlaps(truth, pred), centroids(truth)[1], centroids(pred)[1])
-
-
-def _on_grid(labels: NDArray[Any], polygons: Polygons, names: tuple[Path, Path]) -> _Compared:
-    if labels.ndim != 2:
-        raise InputFileError(
-            f"{names[0]} is {_size(labels)} and {names[1]} holds polygons: polygons lie in a "
-            "plane; compare one section, or two label volumes"
-        )
-    table, kept = grid_overlaps(labels, polygons.geometry)
-    if len(polygons.geometry) and len(kept) == 0:
-        x0, y0, x1, y1 = shapely.total_bounds(polygons.geometry)
-        raise InputFileError(
-            f"no polygon of {names[1]} holds a pixel of {names[0]} ({_size(labels)}): they lie in "
-            f"x {x0:g} to {x1:g}, y {y0:g} to {y1:g}; polygons must be in px of the label image"
-        )
-    outside = len(polygons.geometry) - len(kept)
-    points = _centres(polygons.geometry[kept])
-    return _Compared(table, centroids(labels)[1], points, outside=(0, outside))
-
-
-def _centres(geometry: NDArray[Any]) -> Points:
-    xy = shapely.get_coordinates(shapely.centroid(geometry))
-    return np.asarray(xy[:, ::-1], dtype=np.float64)
-
-
-def _size(labels: NDArray[Any]) -> str:
-    return " x ".join(map(str, labels.shape)) + " px"
 
 
 def _class_tables(truth: Polygons, pred: Polygons) -> dict[str, Overlaps]:

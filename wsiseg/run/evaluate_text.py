@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["report_text"]
+__all__ = ["columns_text", "report_text"]
 
 Document = Mapping[str, Any]
 
@@ -34,16 +34,18 @@ def report_text(found: Document) -> str:
 
 
 def _pair(found: Document) -> list[str]:
-    blocks = [_sides(found), _columns([_titled(found["metrics"])])]
+    blocks = [_sides(found), columns_text([_titled(found["metrics"])])]
     matches = found["matches"]
     op = found["rules"]["match_op"]
-    blocks.append(_columns([{"IoU": f"{op} {t}"} | _titled(m) for t, m in matches.items()]))
+    blocks.append(columns_text([{"IoU": f"{op} {t}"} | _titled(m) for t, m in matches.items()]))
     rules = found["rules"]
     reach = f"{rules['radius']:g} {rules['radius_unit'].replace('um', 'µm')}"
-    blocks.append(_columns([{"centroids": f"<= {reach}"} | _titled(found["detection"])]))
+    blocks.append(columns_text([{"centroids": f"<= {reach}"} | _titled(found["detection"])]))
     if "classes" in found:
-        blocks.append(_columns([_class(name, c) for name, c in found["classes"].items()]))
-        blocks.append(_columns([{"IoU": f"{op} {t}", "mPQ": v} for t, v in found["mpq"].items()]))
+        blocks.append(columns_text([_class(name, c) for name, c in found["classes"].items()]))
+        blocks.append(
+            columns_text([{"IoU": f"{op} {t}", "mPQ": v} for t, v in found["mpq"].items()])
+        )
     return blocks
 
 
@@ -56,12 +58,12 @@ def _set(found: Document) -> list[str]:
             for m, row in metrics.items()
             if m.startswith(("pq@", "f1@"))
         ]
-    return [f"{len(found['images'])} images", _columns(rows)]
+    return [f"{len(found['images'])} images", columns_text(rows)]
 
 
 def _sides(found: Document) -> str:
     rows = [{"": side} | _side(found[side]) for side in ("truth", "prediction")]
-    return _columns(rows)
+    return columns_text(rows)
 
 
 def _side(side: Document) -> dict[str, Any]:
@@ -88,7 +90,7 @@ def _metric(name: str) -> str:
     return f"{_NAMES.get(base, base)}{' @ ' if at else ''}{where}"
 
 
-def _columns(rows: Sequence[Mapping[str, Any]]) -> str:
+def columns_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows of the same keys under one heading; text to the left, numbers to the right."""
     if not rows:
         return ""
