@@ -14,6 +14,10 @@ from hypothesis import settings
 settings.register_profile("wsiseg", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("wsiseg")
 
+# What is not about the models is tested with the one that needs no network, which is fast. Tests of
+# the shipped weights ask for them: ``shipped_weights``.
+os.environ["WSISEG_OPEN_ONLY"] = "1"
+
 DATA = Path(os.environ.get("WSISEG_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
@@ -33,6 +37,12 @@ def data() -> Path:
 @pytest.fixture(scope="session")
 def slides(data: Path) -> Path:
     return data / "slides"
+
+
+@pytest.fixture
+def shipped_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a test use all models of the package, as users do."""
+    monkeypatch.delenv("WSISEG_OPEN_ONLY")
 
 
 @pytest.fixture

@@ -186,19 +186,77 @@ def test_a_folder_that_cannot_be_written_is_a_named_error(slide: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_the_demo_compares_with_the_known_cells(tmp_path: Path) -> None:
+def test_the_demo_compares_with_the_known_cells(tmp_path: Path, shipped_weights: None) -> None:
     done = wsiseg("demo", "--out", tmp_path / "demo", "--json")
     assert done.returncode == OK, done.stderr
     facts = json.loads(done.stdout)
-    assert facts["demo"]["f1"] > 0.6
+    assert facts["demo"]["f1"] > 0.9
     assert facts["cells"] > 1000
     assert list((tmp_path / "demo").rglob("cells.geojson.gz"))
 
 
-def test_models_lists_names_and_licences() -> None:
-    assert "hematoxylin" in wsiseg("models").stdout
+def test_models_lists_names_licences_and_scores() -> None:
+    text = wsiseg("models").stdout
+    assert re.search(
+        r"hematoxylin.*\n  licence  BSD-3-Clause\n.*\n.*\n  val PQ   gbm40 0\.70", text
+    )
+    assert text.count("(default)") == 1
     found = json.loads(wsiseg("models", "--json").stdout)
-    assert {"name", "licence", "spacing", "classes"} <= found[0].keys()
+    keys = {"name", "licence", "is_open", "spacing", "classes", "scores", "note", "is_default"}
+    assert all(keys <= model.keys() for model in found)
+    assert [model["is_default"] for model in found] == [True] + [False] * (len(found) - 1)
+
+
+@pytest.fixture(scope="session")
+def closed_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network of random weights that is not for commercial use."""
+    from wsiseg.model.unet import UNet, UNetConfig, default_spec, save_unet
+
+    config = UNetConfig(widths=(4, 4), blocks=(1, 1), decoder_blocks=(1,), stem=4)
+    spec = default_spec("closed", config, licence="CC-BY-NC-SA-4.0", margin=8)
+    folder = tmp_path_factory.mktemp("weights") / "closed"
+    save_unet(folder, UNet(config), spec, card="# closed", licence="text")
+    return folder
+
+
+def test_a_run_says_its_licence_once_and_records_it(
+    slide: Path, closed_weights: Path, tmp_path: Path, shipped_weights: None
+) -> None:
+    for model, licence in (("hematoxylin", "BSD-3-Clause"), (closed_weights, "CC-BY-NC-SA-4.0")):
+        out = tmp_path / licence
+        done = wsiseg("segment", slide, "--out", out, "--model", model)
+        assert done.returncode == OK, done.stderr
+        assert (done.stderr + done.stdout).count(f"licence {licence}") == 1
+        assert ("WSISEG_OPEN_ONLY=1" in done.stderr) == (model == closed_weights)
+        assert json.loads((out / "run.json").read_text())["model"]["licence"] == licence
+
+
+def test_open_only_refuses_other_weights_before_anything_is_written(
+    slide: Path, closed_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["segment", slide, "--out", tmp_path / "run", "--model"]
+    monkeypatch.setenv("WSISEG_OPEN_ONLY", "1")
+    done = wsiseg(*words, closed_weights)
+    assert done.returncode == FAILED
+    assert "CC-BY-NC-SA-4.0, which is not an open licence" in done.stderr
+    assert "Traceback" not in done.stderr
+    monkeypatch.setenv("WSISEG_OPEN_ONLY", "yes")
+    done = wsiseg(*words, "hematoxylin")
+    assert done.returncode == USAGE
+    assert "WSISEG_OPEN_ONLY must be 1" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_demo_says_its_licence_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from wsiseg.cli import app
+    from wsiseg.run import demo
+
+    monkeypatch.setattr(demo, "_SHAPE", (600, 700))
+    app(["demo", "--out", str(tmp_path / "demo")], standalone_mode=False)
+    said = capsys.readouterr()
+    assert (said.err + said.out).count(", licence ") == 1
 
 
 def test_evaluate_of_labels_with_themselves_is_perfect(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ LAYERS = [
     {"cli"},
 ]
 WALLS = {
-    "torch": {"model.unet.network", "model.unet.local", "model.zoo"},
+    "torch": {"model.unet.network", "model.unet.local", "model.zoo"}
+    | {f"training.{n}" for n in ("finetune", "log", "loop", "losses", "product", "start", "state")},
     "distributed": {"engine.executor"},
     "openslide": {"image.formats.openslide"},
     "pydicom": {"image.formats.dicom"},

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from wsiseg.model.zoo import load_model
     from wsiseg.run.evaluate import evaluate
     from wsiseg.run.segment import segment
+    from wsiseg.training.train import train
 
 __version__ = "0.1.0"
 
@@ -36,6 +37,7 @@ __all__ = [
     "load_model",
     "open_slide",
     "segment",
+    "train",
     "write",
 ]
 
@@ -50,6 +52,7 @@ _HOMES = {
     "load_model": "wsiseg.model.zoo",
     "open_slide": "wsiseg.image.open",
     "segment": "wsiseg.run.segment",
+    "train": "wsiseg.training.train",
     "write": "wsiseg.export.write",
 }
 

@@ -22,6 +22,7 @@ from wsiseg.errors import LockedError, SettingsError, WsisegError
 
 if TYPE_CHECKING:
     from wsiseg.run.report import Progress
+    from wsiseg.training.outcome import TrainProgress
 
 __all__ = ["app", "main"]
 
@@ -35,6 +36,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+dataset = typer.Typer(help="Look at labelled images before training.", no_args_is_help=True)
+app.add_typer(dataset, name="dataset")
 
 SlideArgument = Annotated[str, typer.Argument(help="Slide: SVS, NDPI, MRXS, TIFF, OME-TIFF, ...")]
 Mpp = Annotated[
@@ -86,7 +90,10 @@ def root(
 def segment(
     slide: SlideArgument,
     out: Annotated[Path, typer.Option(help="Run folder; the same command resumes in it.")],
-    model: Annotated[str, typer.Option(help="Model; see `wsiseg models`.")] = "hematoxylin",
+    model: Annotated[
+        str | None,
+        typer.Option(help="Model: a name of `wsiseg models` (default: its first), or weights."),
+    ] = None,
     mpp: Mpp = None,
     scene: Scene = None,
     z: Plane = None,
@@ -109,6 +116,10 @@ def segment(
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     batch: Annotated[int | None, typer.Option(help="Patches of one forward.")] = None,
+    tta: Annotated[
+        bool,
+        typer.Option("--tta", help="Average over mirror images: 4 times slower, a bit better."),
+    ] = False,
     max_memory: Annotated[
         str | None, typer.Option(help="Bound for the regions in work, such as 4GB.")
     ] = None,
@@ -153,6 +164,7 @@ def segment(
         device=device,
         precision=precision,
         batch=batch,
+        tta=tta,
         max_memory=parse_memory(max_memory) if max_memory else None,
         simplify=simplify,
         formats=tuple(filter(None, (part.strip() for part in format.split(",")))),
@@ -200,10 +212,32 @@ def demo(
 
 @app.command()
 def evaluate(
-    truth: Annotated[Path, typer.Option(help="Labels: .png, .npy, .tif, or .geojson[.gz].")],
+    truth: Annotated[
+        Path | None, typer.Option(help="One file: .png, .npy, .tif labels or .geojson[.gz].")
+    ] = None,
     pred: Annotated[
-        Path, typer.Option(help="Prediction in the same forms, cells.parquet, or a run folder.")
-    ],
+        Path | None,
+        typer.Option(
+            help="Prediction in the same forms, cells.parquet or a run folder; with --manifest or "
+            "--points a folder of them, named as the images are."
+        ),
+    ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(help="Many images: CSV with image, labels[, set, split, mpp, case]."),
+    ] = None,
+    points: Annotated[
+        Path | None,
+        typer.Option(help="Folder of images, each with a CSV of centres (y, x, class[, split])."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Run this model on them (default without --pred: see `wsiseg models`)."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Images of this split; all for every one.")] = "val",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for results.json, results.csv and worst.html.")
+    ] = None,
     iou: Annotated[
         list[float] | None, typer.Option(help="IoU threshold of a match; may be repeated.")
     ] = None,
@@ -214,16 +248,25 @@ def evaluate(
     radius: Annotated[
         float | None,
         typer.Option(
-            help="Radius of a centroid match: px (default 12), or µm with --mpp (default 3)."
+            help="Radius of a centroid match: µm (default 3); of one file without --mpp, px (12)."
         ),
     ] = None,
-    mpp: Mpp = None,
+    mpp: Annotated[
+        float | None, typer.Option(help="µm per pixel of the one file, or of --points.")
+    ] = None,
+    unknown_mpp: Annotated[
+        float | None,
+        typer.Option(help="µm per pixel of images whose mpp is empty; else they are left out."),
+    ] = None,
+    rename: Annotated[
+        list[str] | None, typer.Option(help="OLD=NEW name of a class; may be repeated.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Compare a prediction with the truth: Dice, AJI, AJI+, PQ, F1 and more."""
+    """Compare predictions with the truth: Dice, AJI, PQ, F1, classes, and the worst errors."""
     from wsiseg.metrics import Rules
-    from wsiseg.run.evaluate import evaluate as compare
-    from wsiseg.run.evaluate import report_text
 
     if match_op not in (">", ">=") or empty not in ("nan", "0", "1"):
         raise SettingsError(f"--match-op is > or >=, --empty nan, 0 or 1; got {match_op}, {empty}")
@@ -235,13 +278,218 @@ def evaluate(
         radius=radius or (12.0 if mpp is None else 3.0),
         mpp=mpp,
     )
+    if truth is not None:
+        _one_pair(truth, pred, rules, as_json, many=bool(manifest or points or model or out))
+        return
+    job: dict[str, Any] = {"manifest": manifest, "points": points, "points_mpp": mpp}
+    job |= {"pred": pred, "model": model}
+    job |= {"split": split, "out": out, "unknown_mpp": unknown_mpp, "radius_um": radius or 3.0}
+    job |= {"rules": rules, "device": device, "precision": precision}
+    _many_images(job, rename or [], as_json)
+
+
+def _one_pair(truth: Path, pred: Path | None, rules: Any, as_json: bool, *, many: bool) -> None:
+    from wsiseg.run.evaluate import evaluate as compare
+    from wsiseg.run.evaluate import report_text
+
+    if pred is None or many:
+        raise SettingsError(
+            "--truth goes with --pred, one file each; for many images give --manifest or --points, "
+            "with --pred DIR or --model, and --out"
+        )
     found = compare(truth, pred, rules)
     print(json.dumps(found, indent=2) if as_json else report_text(found))
 
 
+def _many_images(settings: dict[str, Any], rename: list[str], as_json: bool) -> None:
+    from wsiseg.model.zoo import model_info
+    from wsiseg.run.evaluate_cases import SYNONYMS
+    from wsiseg.run.evaluate_images import EvaluationJob, evaluate_images
+    from wsiseg.run.evaluate_images_text import images_text
+    from wsiseg.run.info import licence_text
+
+    wrong = [pair for pair in rename if not all(pair.partition("=")[::2])]
+    if wrong:
+        raise SettingsError(f"--rename must be OLD=NEW, got {wrong[0]!r}")
+    names = SYNONYMS | {old: new for old, _, new in (pair.partition("=") for pair in rename)}
+    job = EvaluationJob(**settings, rename=names)
+    if job.pred is None:
+        _say(licence_text(asdict(model_info(settings["model"]))))
+    last = -1
+
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        tenth = 10 * done // total
+        if tenth > last and not as_json:
+            _say(f"image {done} of {total}")
+        last = max(last, tenth)
+
+    found = evaluate_images(job, show)
+    print(
+        json.dumps(found, indent=2, ensure_ascii=False) if as_json else images_text(found, job.out)
+    )
+
+
+@app.command()
+def train(
+    config: Annotated[
+        Path | None, typer.Argument(help="TOML file of a training; none to fine-tune.")
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="Weights to start from: a name of `wsiseg models`, or a path."),
+    ] = None,
+    annotations: Annotated[
+        list[Path] | None, typer.Option(help="QuPath GeoJSON with nuclei; may be repeated.")
+    ] = None,
+    slide: Annotated[
+        list[Path] | None, typer.Option(help="Slide of each --annotations, in the same order.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; the same command resumes in it.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of the whole training.")] = None,
+    mpp: Mpp = None,
+    rename: Annotated[
+        list[str] | None, typer.Option(help="OLD=NEW name of a class; may be repeated.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a model by a TOML file, or adapt one to annotations: --from, --annotations, --slide."""
+    if (config is None) == (annotations is None):
+        raise SettingsError(
+            "give a TOML file, or --from WEIGHTS with --annotations EXPORT.geojson and --slide "
+            "SLIDE to fine-tune"
+        )
+    given = {"start": start, "steps": steps, "device": device}
+    with _training_progress(quiet) as show:
+        if config is not None:
+            if slide or mpp or rename:
+                raise SettingsError("--slide, --mpp and --rename go with --annotations")
+            done, text = _train(config, out, given, fresh, show)
+        else:
+            pairs = _pairs(slide or [], annotations or [])
+            reading = {"mpp": mpp, "renames": _renames(rename or [])}
+            done, text = _fine_tune(pairs, out, given, reading | {"fresh": fresh, "progress": show})
+    if as_json:
+        print(json.dumps(done, indent=2, ensure_ascii=False))
+    elif not quiet:
+        print(text)
+
+
+def _train(
+    path: Path,
+    out: Path | None,
+    given: dict[str, Any],
+    fresh: bool,
+    show: Callable[[TrainProgress], None] | None,
+) -> tuple[dict[str, Any], str]:
+    from dataclasses import replace
+
+    from wsiseg.training.config import read_config
+    from wsiseg.training.outcome import trained_json
+    from wsiseg.training.report import trained_text
+    from wsiseg.training.train import train as run
+
+    config = read_config(path)
+    if given["start"] is not None:
+        config = replace(config, start=str(_existing(given["start"])))
+    if given["steps"] is not None:
+        config = replace(config, schedule=replace(config.schedule, steps=given["steps"]))
+    if given["device"] is not None:
+        config = replace(config, machine=replace(config.machine, device=given["device"]))
+    done = run(config, out or Path(f"{path.stem}-run"), fresh=fresh, progress=show)
+    return trained_json(done), trained_text(done)
+
+
+def _fine_tune(
+    pairs: list[tuple[Path, Path]], out: Path | None, given: dict[str, Any], more: dict[str, Any]
+) -> tuple[dict[str, Any], str]:
+    from dataclasses import replace
+
+    from wsiseg.model.zoo import default_model, model_info
+    from wsiseg.run.info import licence_text
+    from wsiseg.training.finetune import FineTune, fine_tune
+    from wsiseg.training.outcome import trained_json
+    from wsiseg.training.report import tuned_text
+
+    start, how = given["start"] or default_model(), FineTune()
+    if given["steps"] is not None:
+        how = replace(how, schedule=replace(how.schedule, steps=given["steps"]))
+    if given["device"] is not None:
+        how = replace(how, machine=replace(how.machine, device=given["device"]))
+    if more["progress"] is not None:
+        _say(licence_text(asdict(model_info(start))))
+    done = fine_tune(start, pairs, out or Path(f"{Path(start).name}-tuned"), how, **more)
+    return trained_json(done), tuned_text(done)
+
+
+def _existing(start: str) -> str | Path:
+    """A path that was written on the command line is relative to where we are."""
+    return Path(start).resolve() if Path(start).exists() else start
+
+
+def _pairs(slides: list[Path], annotations: list[Path]) -> list[tuple[Path, Path]]:
+    if len(slides) != len(annotations):
+        raise SettingsError(
+            f"each --annotations needs its --slide, in the same order; got {len(annotations)} and "
+            f"{len(slides)}"
+        )
+    return list(zip(slides, annotations, strict=True))
+
+
+@dataset.callback()
+def _dataset() -> None:
+    """Look at labelled images before training."""
+
+
+@dataset.command("check")
+def check(
+    folder: Annotated[Path, typer.Argument(help="Labelled images, of any layout that is known.")],
+    out: Annotated[Path | None, typer.Option(help="Contact sheet, a PNG.")] = None,
+    mpp: Annotated[
+        float | None, typer.Option(help="µm per pixel, where the layout states none.")
+    ] = None,
+    rename: Annotated[
+        list[str] | None, typer.Option(help="OLD=NEW name of a class; may be repeated.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find shifted, swapped, empty and overlapping labels; exit code 1 where any is severe."""
+    from wsiseg.training.check import check_dataset, check_text
+    from wsiseg.training.contact_sheet import contact_sheet
+    from wsiseg.training.dataset import read_noted
+    from wsiseg.training.labelled import CLASSES
+    from wsiseg.training.readers.classes import ClassMap
+
+    found = read_noted(folder, ClassMap(CLASSES, _renames(rename or [])), mpp=mpp)
+    findings = check_dataset(found.items, found.notes)
+    if out is not None:
+        contact_sheet(found.items, out, findings)
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
+    else:
+        print(check_text(findings, found.items), end="")
+        if out is not None:
+            print(f"contact sheet: {out}")
+    if any(finding.severity == "severe" for finding in findings):
+        raise typer.Exit(FAILED)
+
+
+def _renames(pairs: list[str]) -> dict[str, str]:
+    """OLD=NEW; an empty NEW means that the class is not known."""
+    wrong = [pair for pair in pairs if not pair.partition("=")[0] or "=" not in pair]
+    if wrong:
+        raise SettingsError(f"--rename must be OLD=NEW, got {wrong[0]!r}")
+    return {old: new for old, _, new in (pair.partition("=") for pair in pairs)}
+
+
 @app.command()
 def models(as_json: AsJson = False) -> None:
-    """List the models, with licence and pixel size."""
+    """List the models: licence, pixel size, classes, PQ on validation sets."""
     from wsiseg.model.zoo import models as known
     from wsiseg.run.info import models_text
 
@@ -250,11 +498,15 @@ def models(as_json: AsJson = False) -> None:
 
 
 def _run(job: Any, *, quiet: bool, as_json: bool, began: float | None = None) -> dict[str, Any]:
-    """Do a job with progress, and print its summary."""
+    """Do a job with progress, and print the licence of its model first and its summary last."""
+    from wsiseg.model.zoo import model_info
+    from wsiseg.run.info import licence_text
     from wsiseg.run.report import process_began
     from wsiseg.run.segment import run
     from wsiseg.run.summary import summary_text
 
+    if not quiet:
+        _say(licence_text(asdict(model_info(job.model))))
     with _progress(quiet) as show:
         facts = run(job, show, notice=_say, began=began or process_began()).facts
     if as_json:
@@ -311,6 +563,61 @@ def _lines() -> Callable[[Progress], None]:
         last = tenth
         left = "" if progress.remaining is None else f", about {progress.remaining:.0f} s to go"
         _say(f"region {progress.done} of {progress.total}, {progress.found:,} objects so far{left}")
+
+    return show
+
+
+@contextlib.contextmanager
+def _training_progress(quiet: bool) -> Iterator[Callable[[TrainProgress], None] | None]:
+    """As ``_progress``, for a training."""
+    if quiet:
+        yield None
+    elif sys.stderr.isatty():
+        yield from _training_bar()
+    else:
+        yield _training_lines()
+
+
+def _training_bar() -> Iterator[Callable[[TrainProgress], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps"),
+        TimeRemainingColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("training", total=None, loss="")
+
+        def show(progress: TrainProgress) -> None:
+            if progress.said:
+                bar.console.print(progress.said, markup=False, highlight=False)
+            loss = f"{progress.loss:.3f}"
+            bar.update(task, completed=progress.step, total=progress.steps, loss=loss)
+
+        yield show
+
+
+def _training_lines() -> Callable[[TrainProgress], None]:
+    """Plain lines: what happened, and one for each twentieth of the steps."""
+    last = -1
+
+    def show(progress: TrainProgress) -> None:
+        nonlocal last
+        if progress.said:
+            _say(progress.said)
+            return
+        part = 20 * progress.step // progress.steps
+        if part == last:
+            return
+        last = part
+        left = "" if progress.remaining is None else f", about {progress.remaining:.0f} s to go"
+        _say(f"step {progress.step} of {progress.steps}, loss {progress.loss:.3f}{left}")
 
     return show
 

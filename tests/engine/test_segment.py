@@ -19,6 +19,8 @@ from wsiseg.geometry import Box, Space
 from wsiseg.geometry.links import components, links_of
 from wsiseg.image.source import ArraySource
 from wsiseg.model.base import Maps
+from wsiseg.model.distance import DistanceRule
+from wsiseg.model.flood import Immersion
 from wsiseg.model.unet import UNet, UNetConfig, UNetModel, default_spec, weights_of
 from wsiseg.synth import HVOracleModel, OracleModel, he_slide, hv_source, oracle_source, scene
 
@@ -231,15 +233,30 @@ def test_dask_workers_give_the_same_objects() -> None:
     assert same(found, untiled(labels))
 
 
+def _balance(net: UNet, pixels: np.ndarray) -> None:
+    """Give maps that vary, with half of ``pixels`` foreground, to a network of random weights."""
+    with torch.no_grad():
+        net.head.weight *= 30
+        x = torch.from_numpy(pixels[:256, :256].astype(np.float32)).movedim(-1, 0)[None]
+        net.head.bias -= net((x - 127.5) / 64).flatten(2).median(dim=2).values[0]
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_network_gives_the_same_objects_under_any_tiling(precision: str) -> None:
-    config = UNetConfig(2, 3, 2, (4, 6, 8), (1, 1, 1), (1, 1))
+@pytest.mark.parametrize("distance", [False, True], ids=["votes", "distance"])
+def test_a_network_gives_the_same_objects_under_any_tiling(precision: str, distance: bool) -> None:
+    config = UNetConfig(2, 3, 2, (4, 6, 8), (1, 1, 1), (1, 1), 1 + distance,
+                        vectors=not distance, distance=distance)  # fmt: skip
     torch.manual_seed(7)
     spec = default_spec("random", config, patch=(96, 96), margin=16, batch=3)
-    model = UNetModel(weights_of(UNet(config).eval(), spec), precision=precision)
     pixels = he_slide((311, 373), np.random.default_rng(2), mpp=spec.spacing[0]).rgb
+    net = UNet(config).eval()
+    if distance:
+        _balance(net, pixels)
+    rule = DistanceRule(immersion=Immersion((200, 160, 120, 80, 0), (2,) * 5, 4, 3))
+    stated = weights_of(net, spec, rule if distance else None)
+    model = UNetModel(stated, precision=precision)
     source = ArraySource(pixels, Space.regular(pixels.shape[:2], spec.spacing), fill=255)
     first = find_objects(source, model, region=1000)
-    assert len(first) > 1000
+    assert len(first) > (100 if distance else 1000)
     for region, executor in ((100, Shuffled(1)), (64, Threads(2)), (173, Serial())):
         assert same(find_objects(source, model, region=region, executor=executor), first)

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from wsiseg.errors import ModelError
-from wsiseg.model import hv
+from wsiseg.model import distance, hv
 from wsiseg.model.base import LocalModel, Maps
+from wsiseg.model.distance import DistanceRule
+from wsiseg.model.flood import Immersion
 from wsiseg.model.unet import (
     HV_UNIT,
     UNet,
@@ -21,17 +23,25 @@ from wsiseg.model.unet import (
     default_spec,
     field,
     fold,
+    map_sizes,
     save_unet,
+    split,
     weights_of,
 )
+from wsiseg.model.weights import load_weights, with_facts
 
 GREY = {"channels": 1, "mean": (120.0,), "std": (50.0,)}
 CONFIGS = {
     "2-D": UNetConfig(2, 3, 2, (4, 5, 6), (1, 2, 1), (1, 2)),
     "2-D, stem 2": UNetConfig(2, 3, 0, (4, 5), (1, 1), (1,), stem=2),
     "2-D, stem 4": UNetConfig(2, 3, 1, (4,), (1,), (), stem=4),
+    "2-D, distance": UNetConfig(2, 3, 2, (4, 5), (1, 1), (1,), 2, vectors=False, distance=True),
+    "2-D, both": UNetConfig(2, 3, 0, (4, 5), (1, 1), (1,), distance=True),
     "3-D": UNetConfig(3, classes=2, widths=(3, 4), blocks=(1, 1), decoder_blocks=(1,), **GREY),
     "3-D, stem 2": UNetConfig(3, widths=(3,), blocks=(1,), decoder_blocks=(), stem=2, **GREY),
+    "3-D, distance": UNetConfig(
+        3, widths=(3,), blocks=(1,), decoder_blocks=(), vectors=False, distance=True, **GREY
+    ),
 }
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 
@@ -144,23 +154,85 @@ def test_maps_have_the_shapes_and_ranges_of_the_contract(config):
     assert isinstance(model, LocalModel)
     shape = model.spec.patch
     assert maps.prob.shape == (3, *shape)
-    assert maps.hv.shape == (3, config.ndim, *shape)
+    channels = config.ndim * config.vectors + config.distance
+    assert maps.hv.shape == (3, channels, *shape)
+    assert model.spec.hv_channels == channels
     assert maps.classes.shape == (3, config.classes, *shape)
     assert {m.dtype for m in (maps.prob, maps.hv, maps.classes)} == {np.dtype(np.float16)}
     assert (maps.prob >= 0).all()
     assert (maps.prob <= 1).all()
     assert np.ptp(maps.prob.astype(float)) > 1e-3
     assert (np.abs(maps.hv) <= 1).all()
+    if config.distance:
+        assert (maps.hv[:, -1] >= 0).all()
+        assert np.ptp(maps.hv[:, -1].astype(float)) > 1e-3
     if config.classes:
         assert np.allclose(maps.classes.astype(np.float32).sum(axis=1), 1, atol=2e-3)
 
 
+def _column(*values):
+    """Raw maps (1, M, 1, 1)."""
+    return torch.tensor(values).reshape(1, -1, 1, 1)
+
+
 def test_activations_follow_their_definition():
-    raw = torch.tensor([0.0, 2.0, -99.0, 1.0, 1.0 + np.log(3)]).reshape(1, 5, 1, 1)
-    prob, vectors, classes = activated(raw, 2)
+    both = UNetConfig(2, 3, 2, (4,), (1,), (), distance=True)
+    raw = _column(0.0, 2.0, -99.0, np.log(4), 1.0, 1.0 + np.log(3))
+    prob, shape, classes = activated(raw, both)
     assert prob.flatten().tolist() == [0.5]
-    assert vectors.flatten().tolist() == [2 * HV_UNIT, -1.0]
+    assert shape.flatten().tolist() == pytest.approx([2 * HV_UNIT, -1.0, 0.8])
     assert classes.flatten().tolist() == pytest.approx([0.25, 0.75])
+    assert [tuple(m.shape) for m in (prob, shape, classes)] == [
+        (1, 1, 1),
+        (1, 3, 1, 1),
+        (1, 2, 1, 1),
+    ]
+
+
+def test_the_temperature_flattens_the_classes_and_nothing_else():
+    config = UNetConfig(2, 3, 2, (4,), (1,), (), distance=True)
+    raw = _column(0.3, 1.0, 2.0, 0.7, 0.0, np.log(9))
+    sharp, flat = (activated(raw, replace(config, temperature=t)) for t in (1.0, 2.0))
+    assert sharp[2].flatten().tolist() == pytest.approx([0.1, 0.9])
+    assert flat[2].flatten().tolist() == pytest.approx([0.25, 0.75])  # 1 : 9 ** 0.5
+    assert torch.equal(sharp[0], flat[0])
+    assert torch.equal(sharp[1], flat[1])
+
+
+@every_config
+def test_one_head_gives_all_maps_and_split_takes_them_apart(config):
+    sizes, net = map_sizes(config), _net(config)
+    assert list(sizes) == ["np", "hv", "dt", "tp"]
+    channels = (1, config.ndim * config.vectors, int(config.distance), config.classes)
+    assert tuple(sizes.values()) == channels
+    assert net.head.out_channels == sum(channels)
+    x = torch.randn((2, config.channels, *(field(config)[1],) * config.ndim))
+    with torch.inference_mode():
+        raw = net(x)
+        assert net.on_grid(x).shape[2:] == tuple(n // config.stem for n in x.shape[2:])
+    parts = split(raw, config)
+    assert raw.shape == (2, sum(channels), *x.shape[2:])
+    assert {name: part.shape[1] for name, part in parts.items()} == sizes
+    assert torch.equal(torch.cat(list(parts.values()), dim=1), raw)
+
+
+@pytest.mark.parametrize("name", ["2-D", "2-D, both", "3-D", "3-D, distance"])
+def test_mirrored_maps_of_a_mirrored_patch_are_the_mirrored_maps(name):
+    config = CONFIGS[name]
+    model, plain = _model(config, mirrored=True), _model(config)
+    patches = _patches(model, 2)
+    maps = model(patches)
+    assert not np.array_equal(maps.prob, plain(patches).prob)
+    assert model.spec.sha256 != plain.spec.sha256
+    for axis in range(config.ndim):
+        again = model(np.ascontiguousarray(np.flip(patches, 1 + axis)))
+        sign = np.ones(maps.hv.shape[1])
+        if config.vectors:
+            sign[axis] = -1  # offsets point the other way
+        shape = np.flip(again.hv, 2 + axis) * sign.reshape(-1, *[1] * config.ndim)
+        np.testing.assert_allclose(np.flip(again.prob, 1 + axis), maps.prob, atol=2e-3)
+        np.testing.assert_allclose(shape, maps.hv, atol=2e-3)
+        np.testing.assert_allclose(np.flip(again.classes, 2 + axis), maps.classes, atol=2e-3)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -216,6 +288,77 @@ def test_links_are_those_of_its_rule():
     assert model.decode(Maps(maps.prob, maps.hv, maps.classes)).max() == 6
 
 
+RULES = {
+    "votes": (CONFIGS["2-D, both"], hv.VoteRule(scale=64.0, jump=1.5, patience=2)),
+    "distance": (
+        CONFIGS["2-D, both"],
+        DistanceRule(threshold=0.4, immersion=Immersion((200, 90, 0), (2, 3, 5), 7, 3)),
+    ),
+    "distance alone": (
+        CONFIGS["2-D, distance"],
+        DistanceRule(immersion=Immersion((99,), (4,), 5, 2)),
+    ),
+}
+every_rule = pytest.mark.parametrize(("config", "rule"), RULES.values(), ids=RULES)
+
+
+@every_rule
+def test_rules_of_both_kinds_are_kept_with_the_weights(config, rule, tmp_path):
+    spec = default_spec("tiny", config, patch=(16, 24), margin=2, batch=2)
+    file = save_unet(tmp_path / "w", _net(config), spec, rule=rule, card="# c", licence="CC0")
+    model = UNetModel(load_weights(file))
+    assert model.spec.reach == rule.reach
+    rng = np.random.default_rng(0)
+    labels = np.kron(np.arange(1, 7).reshape(2, 3), np.ones((9, 11), dtype=int))
+    known = hv if isinstance(rule, hv.VoteRule) else distance
+    arguments = (labels, rule) if known is hv else (labels,)
+    maps = known.encode(*arguments)
+    assert np.array_equal(model.links(maps), known.links(maps, rule))
+    noisy = replace(maps, hv=rng.uniform(0, 1, maps.hv.shape).astype(np.float16))
+    assert np.array_equal(model.links(noisy), known.links(noisy, rule))
+    assert np.array_equal(model.decode(noisy), known.decode(noisy, rule))
+
+
+def test_the_rule_is_by_default_that_of_the_map_that_there_is():
+    reach = {"2-D": hv.RULE.reach, "2-D, both": hv.RULE.reach,
+             "2-D, distance": DistanceRule().reach}  # fmt: skip
+    for name, expected in reach.items():
+        assert default_spec("tiny", CONFIGS[name]).reach == expected
+        assert _model(CONFIGS[name]).spec.reach == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "rule"),
+    [("2-D", DistanceRule()), ("2-D, distance", hv.RULE)],
+    ids=["no distance", "no vectors"],
+)
+def test_a_rule_for_a_map_that_the_network_lacks_is_refused(config, rule):
+    config = CONFIGS[config]
+    spec = default_spec("tiny", config, patch=(16, 16), margin=2)
+    with pytest.raises(ModelError, match="lacks the map that its rule decodes"):
+        UNetModel(weights_of(_net(config), spec, rule))
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"kind": "watershed"},
+        {},
+        {"kind": "distance", "threshold": 0.5},
+        {"kind": "distance", "immersion": {"levels": [9]}},
+        {"kind": "distance", "immersion": 3},
+        {"kind": "votes", "immersion": {}},
+        "distance",
+    ],
+)
+def test_rules_that_make_no_sense_are_refused(stated):
+    config = CONFIGS["2-D, distance"]
+    spec = default_spec("tiny", config, patch=(16, 16), margin=2)
+    broken = with_facts(weights_of(_net(config), spec), rule=stated)
+    with pytest.raises(ModelError, match="weights in memory"):
+        UNetModel(broken)
+
+
 def test_a_model_pickles_by_the_path_and_hash_of_its_weights(tmp_path):
     config = CONFIGS["2-D"]
     spec = default_spec("tiny", config, patch=(16, 24), margin=2, batch=2)
@@ -250,9 +393,14 @@ def test_the_hash_covers_tensors_config_spec_and_rule():
         weights_of(_net(replace(config, std=(9.0,) * 3)), spec),
         weights_of(_net(config), replace(spec, min_object=7)),
         weights_of(_net(config), spec, hv.VoteRule(near=1)),
+        weights_of(_net(replace(config, temperature=2.0)), spec),
     ]
+    config = CONFIGS["2-D, distance"]
+    spec = default_spec("tiny", config, patch=(16, 16), margin=2)
+    for rule in (DistanceRule(), DistanceRule(immersion=Immersion((9,), (1,), 5, 2))):
+        kinds.append(weights_of(_net(config), spec, rule))
     assert len({UNetModel(w).spec.sha256 for w in kinds}) == len(kinds)
-    assert weights_of(_net(config), spec).sha256 == kinds[0].sha256
+    assert weights_of(_net(config), spec, DistanceRule()).sha256 == kinds[-2].sha256
 
 
 @pytest.mark.parametrize(
@@ -286,6 +434,8 @@ def test_a_spec_that_does_not_fit_the_network_is_refused(fields):
         {"mean": (0.0,)},
         {"std": (1.0, 0.0, 1.0)},
         {"classes": -1},
+        {"temperature": 0.0},
+        {"temperature": float("nan")},
     ],
 )
 def test_a_config_that_makes_no_network_is_refused(fields):

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from wsiseg.errors import ModelError
 from wsiseg.geometry.links import components
 from wsiseg.model.base import Maps
 from wsiseg.model.flood import Immersion, flood
@@ -32,12 +33,7 @@ class DistanceRule:
     threshold: float = 0.5
     """Foreground is a probability above this."""
     immersion: Immersion = field(
-        default_factory=lambda: Immersion(
-            levels=(178, 153, 128, 102, 76, 51, 0),
-            steps=(3, 3, 3, 3, 3, 4, 12),
-            min_seed=20,
-            radius=4,
-        )
+        default_factory=lambda: Immersion(levels=(96, 0), steps=(20, 28), min_seed=25, radius=5)
     )
     """How DT, times 255, is split into objects."""
 
@@ -81,7 +77,13 @@ def encode(labels: NDArray[Any]) -> Maps:
 
 
 def links(maps: Maps, rule: DistanceRule) -> NDArray[np.uint8]:
-    """Links ``(*s)`` of maps whose last shape channel is DT."""
+    """Links ``(*s)`` of maps (prob ``(*s)``, hv ``(V, *s)``) whose last shape channel is DT."""
+    shape = maps.prob.shape
+    if len(maps.hv) < 1 or maps.hv.shape[1:] != shape:
+        raise ModelError(
+            f"a DT map of shape (1, *{shape}) is needed beside a probability map of {shape}, got "
+            f"shape channels of {maps.hv.shape}"
+        )
     landscape = np.rint(maps.hv[-1].astype(np.float32) * 255).astype(np.uint8)
     return flood(landscape, maps.prob > np.float16(rule.threshold), rule.immersion)
 

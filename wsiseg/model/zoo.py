@@ -101,7 +101,7 @@ def load_model(
             f"it out, or use {_ALWAYS!r}, which does"
         )
     if precision == "auto":
-        precision = _best_precision(device)
+        precision = best_precision(device)
     weights = _allowed(load_weights(path), chosen)
 
     from wsiseg.model.unet import UNetModel
@@ -257,7 +257,7 @@ def _unknown(name: str) -> UnknownModelError:
     )
 
 
-def _best_precision(device: str) -> str:
+def best_precision(device: str) -> str:
     """bf16 where it is native, and so faster: emulated, it is several times slower than fp32."""
     if device.startswith("cuda"):
         import torch

@@ -40,7 +40,8 @@ __all__ = ["Plan", "plan_of"]
 
 _AROUND_UM = 100.0  # no cell whose centre lies in a user's region reaches further out
 _DARK = 64.0  # of 255; glass is brighter
-_TOO_COARSE = 1.5  # times the model's spacing: beyond, upsampling invents what was not scanned
+_TOO_COARSE = 1.5  # times the model's spacing: beyond, upsampling invents what was not scanned,
+_COARSE_UM = 0.65  # unless it is as fine as 20x, which models of 0.25 µm are trained on as well
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ def _warnings(
     if not stained:
         yield f"the slide does not look like H&E ({reason}): check the cells"
     coarse = max(have / want for have, want in zip(slide.space.spacing, spec.spacing, strict=True))
-    if coarse > _TOO_COARSE:
+    if coarse > _TOO_COARSE and max(slide.space.spacing) > _COARSE_UM:
         yield (
             f"the slide's pixels are {coarse:.1f} times as large as the {spec.spacing[0]:g} µm "
             f"of the model {spec.name!r}: cells this small may not be resolved"

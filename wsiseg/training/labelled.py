@@ -15,6 +15,9 @@ CLASSES = ("epithelial", "inflammatory", "spindle", "other")
 """Names of the nucleus classes of the models that wsiseg ships, in the order of their heads."""
 
 
+_MAX_LABEL = 2**16 - 1  # they are kept as uint16
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Centres:
     """Nuclei of which only the centre is known."""
@@ -72,6 +75,13 @@ class Labelled:
                 raise InputFileError(
                     f"{self.name}: {what} of {array.shape} px beside an image of {shape[:2]} px; "
                     "they must be of one size"
+                )
+        if self.labels is not None and self.labels.size:
+            low, high = int(self.labels.min()), int(self.labels.max())
+            if low < 0 or high > _MAX_LABEL:
+                raise InputFileError(
+                    f"{self.name}: labels must be 0 to {_MAX_LABEL}, got {low} to {high}: number "
+                    "the nuclei of an image from 1"
                 )
         if self.mpp is not None and not 0.01 <= self.mpp <= 100:
             raise InputFileError(

@@ -93,7 +93,7 @@ class Crops:
         half = np.minimum(self.how.side * scale / 2, shape / 2)
         points, kinds = _nuclei(chosen)
         if len(points) and rng.random() < self.how.on_nucleus:
-            share = self._rarity[kinds]
+            share = self._rarity[np.where(kinds < len(self._rarity), kinds, 0)]
             near = points[rng.choice(len(points), p=share / share.sum())]
             middle = near + rng.uniform(-0.5, 0.5, 2) * half
         else:
@@ -123,6 +123,8 @@ def _chances(items: Sequence[Labelled], sets: dict[str, float]) -> NDArray[np.fl
             f"{', '.join(sorted(set(names)))}"
         )
     share = [sets.get(n, 0.0) / names.count(n) if sets else 1.0 for n in names]
+    if min(share) < 0 or not 0 < sum(share) < np.inf:
+        raise InputFileError(f"shares of data sets must be 0 or more and not all 0, got {sets}")
     return np.array(share) / sum(share)
 
 

@@ -111,9 +111,10 @@ def load_state(path: Path, state: State, facts: dict[str, Any]) -> None:
     kept = state.optimizer.state_dict()
     adam = _under("adam.", stored.tensors)
     kept["state"] = {}
+    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
     for name, value in adam.items():
         number, what = name.split(".", 1)
-        kept["state"].setdefault(int(number), {})[what] = value
+        kept["state"].setdefault(int(number), {})[what] = _laid_out(value, parameters[int(number)])
     state.optimizer.load_state_dict(kept)
     best = progress["best"]
     state.step, state.best_step = progress["step"], progress["best_step"]
@@ -134,6 +135,11 @@ def _under(prefix: str, tensors: dict[str, NDArray[Any]]) -> dict[str, Tensor]:
         for name, values in tensors.items()
         if name.startswith(prefix)
     }
+
+
+def _laid_out(value: Tensor, like: Tensor) -> Tensor:
+    """``value`` in the memory layout of its parameter: the fused kernel pairs them by address."""
+    return torch.empty_like(like).copy_(value) if value.shape == like.shape else value
 
 
 def _tensors(net: UNet) -> list[Tensor]:

@@ -21,7 +21,7 @@ Floats = NDArray[np.float32]
 _NEAR = 3  # px of 0.25 µm: two nuclei this near are in contact
 
 # around a centre, µm: surely nucleus; its class; surely background from here on
-_CORE, _BODY, _FAR = 1.25, 1.75, 8.0
+_CORE, _BODY, _FAR = 1.25, 1.75, 5.5
 _RIDGE = 0.4  # µm: difference of the distances to two centres, halfway between them
 _RIDGE_WEIGHT = 0.3
 _TOP = np.float32(0.9)  # unit distance at a centre: it may lie a little off the deepest place
@@ -100,20 +100,20 @@ def contacts(labels: NDArray[np.uint16]) -> Floats:
 def targets_of(crop: Prepared, warp: Warp, grid: Grid, *, glass: bool = False) -> Targets:
     """Targets of the crop of ``warp``; ``glass``: nothing lies beyond the edge of the image."""
     if crop.item.centres is not None:
-        inside = glass or _within(crop.item.image.shape[:2], warp, grid.stem)
-        return _of_centres(crop.item.centres, warp, grid, np.asarray(inside))
+        return _of_centres(crop.item.centres, warp, grid, _annotated(crop.item, warp, grid, glass))
     if crop.labels is None or crop.maps is None:
         raise InputFileError(f"{crop.item.name} has neither outlines nor centres")
     stem, fill = grid.stem, 0 if glass else None
     places = warp.places()
     labels = sample(crop.labels, places, exact=True, fill=fill).astype(np.int64)
     maps = sample(crop.maps, places, exact=False, fill=fill).astype(np.float32)
+    within = _within(crop.item.image.shape[:2], places)
     if glass:
-        maps[..., 2] = 1
+        maps[..., 2] = np.where(within, maps[..., 2], 1)
     depth, contact, known = (_pooled(maps[..., k], stem) for k in range(3))
     here = labels[::stem, ::stem]
     weight = (known > 0.99) * (1 + 3 * contact / 255)
-    inside = (here > 0) * (known > 0.99)
+    inside = (here > 0) & (known > 0.99)
     offsets = places[:, ::stem, ::stem] - crop.centroids[here].transpose(2, 0, 1)
     return Targets(
         np=_pooled((labels > 0).astype(np.float32), stem),
@@ -121,7 +121,7 @@ def targets_of(crop: Prepared, warp: Warp, grid: Grid, *, glass: bool = False) -
         dt=depth / np.float32(255),
         dt_weight=(weight * np.where(depth > 0, 1.0, 0.5)).astype(np.float32),
         hv=(warp.into_crop(offsets) + np.float32((stem - 1) / 2)) * inside,
-        hv_weight=inside.astype(np.float32),
+        hv_weight=(inside & within[::stem, ::stem]).astype(np.float32),  # centroids do not mirror
         tp=_one_hot(_kinds(crop.item, here), grid.classes) * (known > 0.99),
     )
 
@@ -143,7 +143,7 @@ def _of_centres(centres: Centres, warp: Warp, grid: Grid, inside: NDArray[np.boo
         kind = np.zeros(shape, dtype=np.uint8)
     core, far = (first < _CORE) & inside, (first > _FAR) & inside
     halfway = np.isfinite(second) & (first > _CORE) & (first <= _FAR) & inside
-    ridge = halfway & (np.where(halfway, second - first, np.inf) < _RIDGE)
+    ridge = halfway & (second < first + _RIDGE)
     typed = np.where(inside & (first < _BODY) & (second > 2 * _BODY), kind, 0)
     nothing = np.zeros((2, *shape), dtype=np.float32)
     return Targets(
@@ -159,11 +159,20 @@ def _of_centres(centres: Centres, warp: Warp, grid: Grid, inside: NDArray[np.boo
     )
 
 
-def _within(shape: tuple[int, ...], warp: Warp, stem: int) -> NDArray[np.bool_]:
-    """(G, G): whether a pixel of the grid lies in an image of ``shape``."""
-    last = np.array(shape)[:, None, None] - 1
-    places = warp.places()[:, ::stem, ::stem]
-    return np.asarray(((places >= 0) & (places <= last)).all(axis=0))
+def _annotated(item: Labelled, warp: Warp, grid: Grid, glass: bool) -> NDArray[np.bool_]:
+    """(G, G): where all nuclei of a pixel of the grid have a centre."""
+    places = warp.places()[:, :: grid.stem, :: grid.stem]
+    within = _within(item.image.shape[:2], places)
+    if item.known is None:
+        return within | glass
+    known = sample(item.known.astype(np.uint8), np.ascontiguousarray(places), exact=True) > 0
+    return np.asarray(np.where(within, known, glass))
+
+
+def _within(shape: tuple[int, ...], places: Floats) -> NDArray[np.bool_]:
+    """(S, S): whether ``places`` (2, S, S) lie in an image of ``shape``."""
+    last = np.array(shape)[:, None, None] - 0.5
+    return np.asarray(((places >= -0.5) & (places <= last)).all(axis=0))
 
 
 def _pooled(array: Floats, factor: int) -> Floats:

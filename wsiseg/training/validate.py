@@ -80,14 +80,18 @@ def _described(labels: NDArray[np.int32], maps: Maps, item: Labelled) -> Found:
     classes = np.stack(each, axis=1) if each else np.zeros((len(count), 0))
     shape = item.image.shape[:2]
     if labels.shape != shape:
+        # exact: INTER_NEAREST takes the pixel before the nearest one, a shift of half a pixel
         labels = cv2.resize(
-            labels.astype(np.float32), shape[::-1], interpolation=cv2.INTER_NEAREST
+            labels.astype(np.float32), shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT
         ).astype(np.int32)
     return Found(labels, (points + 0.5) * scale - 0.5, classes.astype(np.float32))
 
 
 def score(found: Found, item: Labelled) -> Scores:
-    """Scores of one image: pq, dq, aji and dice of outlines, or the detection f1 of centres."""
+    """Scores of one image: pq, dq, aji and dice of outlines, or the detection f1 of centres.
+
+    NaN where nothing is and nothing was found.
+    """
     if item.labels is not None:
         overlaps = count_overlaps(item.labels, found.labels)
         match = match_overlaps(overlaps)
@@ -96,15 +100,20 @@ def score(found: Found, item: Labelled) -> Scores:
     assert item.centres is not None
     radius = _RADIUS / (item.mpp or 0.25)
     match = match_points(item.centres.points, found.centroids, radius)
-    hits = 2 * match.tp / max(1, 2 * match.tp + match.fp + match.fn)
-    return {"f1": hits}
+    both = 2 * match.tp + match.fp + match.fn
+    return {"f1": 2 * match.tp / both if both else float("nan")}
 
 
 def summary(rows: Sequence[tuple[str, Scores]]) -> dict[str, Scores]:
-    """Means over the images of each set, NaN left out, by set and metric."""
+    """Means over the images of each set, NaN left out, by set and metric; NaN if all are."""
     sets: dict[str, Scores] = {}
     for name in sorted({n for n, _ in rows}):
         mine = [scores for n, scores in rows if n == name]
         keys = dict.fromkeys(k for scores in mine for k in scores)
-        sets[name] = {k: float(np.nanmean([s[k] for s in mine if k in s])) for k in keys}
+        sets[name] = {k: _mean([s[k] for s in mine if k in s]) for k in keys}
     return sets
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [v for v in values if not np.isnan(v)]
+    return float(np.mean(known)) if known else float("nan")

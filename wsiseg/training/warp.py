@@ -48,7 +48,10 @@ class Warp:
         Without the elastic field, whose effect over the width of a nucleus is slight.
         """
         inverse = np.linalg.inv(self.linear)
-        return np.einsum("ij,j...->i...", inverse, offsets, dtype=np.float32, casting="same_kind")
+        moved: NDArray[np.float32] = np.einsum(
+            "ij,j...->i...", inverse, offsets, dtype=np.float32, casting="same_kind"
+        )
+        return moved
 
     def points_into_crop(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Points (N, 2) of the source in px of the crop, without the elastic field."""

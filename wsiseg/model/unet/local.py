@@ -222,7 +222,7 @@ def _understood(weights: Weights) -> tuple[UNetConfig, Rule, ModelSpec]:
 
 
 def _default_rule(config: UNetConfig) -> Rule:
-    return hv.RULE if config.vectors else distance.DistanceRule()
+    return distance.DistanceRule() if config.distance else hv.RULE
 
 
 def _shape_channels(config: UNetConfig) -> int:
