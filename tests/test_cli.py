@@ -30,7 +30,10 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_help_names_every_command_and_option() -> None:
-    assert all(c in wsiseg("--help").stdout for c in ("segment", "info", "demo", "evaluate"))
+    assert all(
+        c in wsiseg("--help").stdout
+        for c in ("segment", "info", "demo", "evaluate", "train", "dataset")
+    )
     shown = wsiseg("segment", "--help").stdout
     for option in (
         *("--out", "--model", "--mpp", "--region", "--workers", "--scheduler", "--tissue"),

@@ -234,7 +234,9 @@ def evaluate(
         str | None,
         typer.Option(help="Run this model on them (default without --pred: see `wsiseg models`)."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Images of this split; all for every one.")] = "val",
+    split: Annotated[
+        str | None, typer.Option(help="Images of this split (default val); all for every one.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for results.json, results.csv and worst.html.")
     ] = None,
@@ -261,8 +263,12 @@ def evaluate(
     rename: Annotated[
         list[str] | None, typer.Option(help="OLD=NEW name of a class; may be repeated.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    device: Annotated[
+        str | None, typer.Option(help="Of a model: cpu (default), cuda or mps.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Of a model: auto (default), fp32 or bf16.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare predictions with the truth: Dice, AJI, PQ, F1, classes, and the worst errors."""
@@ -270,32 +276,51 @@ def evaluate(
 
     if match_op not in (">", ">=") or empty not in ("nan", "0", "1"):
         raise SettingsError(f"--match-op is > or >=, --empty nan, 0 or 1; got {match_op}, {empty}")
+    if radius is not None and not radius > 0:
+        raise SettingsError(f"--radius must be more than 0, got {radius:g}")
     empties: dict[str, Literal["nan", 0, 1]] = {"nan": "nan", "0": 0, "1": 1}
     rules = Rules(
         iou=tuple(iou or (0.5,)),
         match_op=">" if match_op == ">" else ">=",
         empty=empties[empty],
-        radius=radius or (12.0 if mpp is None else 3.0),
+        radius=radius if radius is not None else 12.0 if mpp is None else 3.0,
         mpp=mpp,
     )
+    of_many: dict[str, Any] = {
+        "manifest": manifest,
+        "points": points,
+        "model": model,
+        "split": split,
+        "out": out,
+    }
+    of_many |= {"unknown-mpp": unknown_mpp, "rename": rename}
+    of_model = {"device": device, "precision": precision}
     if truth is not None:
-        _one_pair(truth, pred, rules, as_json, many=bool(manifest or points or model or out))
+        _one_pair(truth, pred, rules, as_json, _given(of_many | of_model))
         return
-    job: dict[str, Any] = {"manifest": manifest, "points": points, "points_mpp": mpp}
-    job |= {"pred": pred, "model": model}
-    job |= {"split": split, "out": out, "unknown_mpp": unknown_mpp, "radius_um": radius or 3.0}
-    job |= {"rules": rules, "device": device, "precision": precision}
+    if pred is not None and (unused := _given(of_model)):
+        raise SettingsError(f"{unused}: for a model that is run; --pred is a folder of files")
+    job: dict[str, Any] = {"manifest": manifest, "points": points, "points_mpp": mpp, "out": out}
+    job |= {"pred": pred, "model": model, "split": split or "val", "unknown_mpp": unknown_mpp}
+    job |= {"radius_um": 3.0 if radius is None else radius, "rules": rules}
+    job |= {"device": device or "cpu", "precision": precision or "auto"}
     _many_images(job, rename or [], as_json)
 
 
-def _one_pair(truth: Path, pred: Path | None, rules: Any, as_json: bool, *, many: bool) -> None:
+def _given(options: dict[str, Any]) -> str:
+    """The options that were given, as they are written; "" without any."""
+    return ", ".join(f"--{name}" for name, value in options.items() if value is not None)
+
+
+def _one_pair(truth: Path, pred: Path | None, rules: Any, as_json: bool, unused: str) -> None:
     from wsiseg.run.evaluate import evaluate as compare
     from wsiseg.run.evaluate import report_text
 
-    if pred is None or many:
+    if pred is None or unused:
+        beside = f", and not with {unused}" if unused else ""
         raise SettingsError(
-            "--truth goes with --pred, one file each; for many images give --manifest or --points, "
-            "with --pred DIR or --model, and --out"
+            f"--truth goes with --pred, one file each{beside}; for many images give --manifest or "
+            "--points, with --pred DIR or --model, and --out"
         )
     found = compare(truth, pred, rules)
     print(json.dumps(found, indent=2) if as_json else report_text(found))
@@ -308,11 +333,7 @@ def _many_images(settings: dict[str, Any], rename: list[str], as_json: bool) -> 
     from wsiseg.run.evaluate_images_text import images_text
     from wsiseg.run.info import licence_text
 
-    wrong = [pair for pair in rename if not all(pair.partition("=")[::2])]
-    if wrong:
-        raise SettingsError(f"--rename must be OLD=NEW, got {wrong[0]!r}")
-    names = SYNONYMS | {old: new for old, _, new in (pair.partition("=") for pair in rename)}
-    job = EvaluationJob(**settings, rename=names)
+    job = EvaluationJob(**settings, rename=SYNONYMS | _renames(rename))
     if job.pred is None:
         _say(licence_text(asdict(model_info(settings["model"]))))
     last = -1

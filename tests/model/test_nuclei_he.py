@@ -62,7 +62,7 @@ def test_it_finds_the_nuclei_of_a_set(
 def test_a_real_field_has_the_same_objects_under_any_tiling(
     images: dict[str, Labelled], model: UNetModel
 ) -> None:
-    image = images["consep"].image
+    image = images["kumar"].image
     space = Space.regular(image.shape[:2], model.spec.spacing)
     source = ArraySource(image, space, fill=255)
     whole = find_objects(source, model, region=2048)

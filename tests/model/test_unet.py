@@ -320,7 +320,7 @@ def test_rules_of_both_kinds_are_kept_with_the_weights(config, rule, tmp_path):
 
 
 def test_the_rule_is_by_default_that_of_the_map_that_there_is():
-    reach = {"2-D": hv.RULE.reach, "2-D, both": hv.RULE.reach,
+    reach = {"2-D": hv.RULE.reach, "2-D, both": DistanceRule().reach,
              "2-D, distance": DistanceRule().reach}  # fmt: skip
     for name, expected in reach.items():
         assert default_spec("tiny", CONFIGS[name]).reach == expected

@@ -17,7 +17,9 @@ from wsiseg.model.weights import (
     fingerprint,
     load_weights,
     read_facts,
+    rounded,
     save_weights,
+    weights_bytes,
     with_facts,
 )
 
@@ -199,12 +201,84 @@ def test_a_damaged_or_foreign_header_is_refused(file, header, message):
 
 def test_edited_facts_are_noticed(file):
     header, body = _split(file)
-    facts = json.loads(header["__metadata__"]["wsiseg"])
-    facts["rule"]["steps"] = 7
-    header["__metadata__"]["wsiseg"] = json.dumps(facts)
+    told = json.loads(header["__metadata__"]["wsiseg"])
+    told["facts"]["rule"]["steps"] = 7
+    header["__metadata__"]["wsiseg"] = json.dumps(told)
     _write(file, header, body)
     with pytest.raises(ModelError, match="damaged or was edited"):
         load_weights(file)
+
+
+def test_files_with_facts_and_hash_in_an_entry_each_are_read(file):
+    header, body = _split(file)
+    told = json.loads(header["__metadata__"]["wsiseg"])
+    for order in (1, -1):
+        pairs = [("wsiseg", json.dumps(told["facts"])), ("sha256", told["sha256"])][::order]
+        _write(file, header | {"__metadata__": dict(pairs)}, body)
+        weights = load_weights(file)
+        assert weights.facts == read_facts(file) == FACTS
+        assert weights.sha256 == fingerprint(_tensors(), FACTS)
+    _write(file, header | {"__metadata__": {"wsiseg": "{}", "sha256": told["sha256"]}}, body)
+    with pytest.raises(ModelError, match="damaged or was edited"):
+        load_weights(file)
+
+
+@pytest.mark.parametrize("part", ["facts", "sha256"])
+def test_a_header_without_facts_or_hash_is_refused(file, part):
+    header, body = _split(file)
+    told = json.loads(header["__metadata__"]["wsiseg"])
+    del told[part]
+    header["__metadata__"]["wsiseg"] = json.dumps(told)
+    _write(file, header, body)
+    with pytest.raises(ModelError, match="lacks the facts or their hash"):
+        load_weights(file)
+
+
+def test_equal_weights_make_equal_files():
+    names = [f"layer{i}.weight" for i in range(40)]
+    tensors = {name: np.full((2, 3), i, np.float32) for i, name in enumerate(names)}
+    facts = {f"fact {i}": i for i in range(40)}
+    made = {
+        weights_bytes(dict(list(tensors.items())[::s]), dict(list(facts.items())[::s]))
+        for s in (1, -1) * 8
+    }
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
+def test_facts_that_are_no_finite_numbers_are_refused(file, value):
+    header, body = _split(file)
+    text = header["__metadata__"]["wsiseg"].replace('"steps": 6', f'"steps": {value}')
+    assert value in text
+    header["__metadata__"]["wsiseg"] = text
+    _write(file, header, body)
+    for read in (load_weights, read_facts):
+        with pytest.raises(ModelError, match=f"{value} is not a finite number"):
+            read(file)
+
+
+def test_facts_that_json_does_not_hold_are_not_saved(tmp_path):
+    for value in (float("nan"), {1, 2}):
+        with pytest.raises(ModelError, match="must be JSON values"):
+            with_facts(Weights({}, {}, ""), value=value)
+        with pytest.raises(ModelError, match="must be JSON values"):
+            save_weights(tmp_path, Weights({}, {"v": value}, ""), card="c", licence="l")
+
+
+def test_rounding_in_memory_is_what_a_half_file_holds(tmp_path):
+    tensors = _tensors() | {"huge": np.array([1e9], np.float32)}  # vectors stay whole
+    weights = Weights(tensors, FACTS | {"pair": (1, 2)}, "")
+    stored = load_weights(save_weights(tmp_path, weights, card="c", licence="l", half=True))
+    found = rounded(weights)
+    assert (found.facts, found.sha256) == (stored.facts, stored.sha256)
+    assert found.tensors.keys() == stored.tensors.keys()
+    for name, values in stored.tensors.items():
+        assert found.tensors[name].dtype == values.dtype
+        assert np.array_equal(found.tensors[name], values)
+    assert not np.array_equal(found.tensors["b"], tensors["b"])
+    assert rounded(found).sha256 == found.sha256
+    with pytest.raises(ModelError, match="beyond float16"):
+        rounded(Weights({"k": np.array([[70000.0]], np.float32)}, {}, ""))
 
 
 class _Payload:

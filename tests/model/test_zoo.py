@@ -102,7 +102,7 @@ def test_an_unknown_name_is_told_all_names(tmp_path):
 def test_options_that_a_model_does_not_take_are_refused(tiny):
     with pytest.raises(ModelError, match="colour"):
         load_model("hematoxylin", colour=3)
-    with pytest.raises(ModelError, match=r"no options, got stain.*use 'hematoxylin'"):
+    with pytest.raises(ModelError, match=r"takes no stain: .*use 'hematoxylin'"):
         load_model(tiny, stain=None)
 
 

@@ -12,6 +12,10 @@ from wsiseg.run.evaluate_cases import (
     of_split,
     read_truth,
 )
+from wsiseg.training.readers.centres import read as read_points
+from wsiseg.training.readers.classes import ClassMap
+from wsiseg.training.readers.manifest import read as read_manifest
+from wsiseg.training.readers.reading import Reading
 
 HEAD = "image,labels,set,split,mpp,case\n"
 
@@ -64,14 +68,33 @@ def test_rows_that_cannot_be_are_named(folder, row, message):
 
 
 def test_manifests_that_are_none_are_named(folder):
-    with pytest.raises(
-        InputFileError, match=r"no column image in its first line \(there is picture, labels\)"
-    ):
+    with pytest.raises(InputFileError, match="image missing, the first line has picture, labels"):
         cases_of_manifest(manifest(folder, "a.png,b", head="picture,labels\n"))
-    with pytest.raises(InputFileError, match="not a readable CSV"):
+    with pytest.raises(InputFileError, match=r"none\.csv: no such file"):
         cases_of_manifest(folder / "none.csv")
-    with pytest.raises(InputFileError, match="not a readable CSV"):
+    with pytest.raises(InputFileError, match="not a CSV table"):
         cases_of_manifest(folder / "a.png")
+
+
+def test_a_manifest_is_read_as_training_reads_it(folder):
+    """Semicolons, capitals, blanks and the column patient: one file serves both."""
+    row = "sub\\a.png; sub\\a_labels.png ;Validation; p1;0.25"
+    path = manifest(folder, row, head="Image;Labels;Split;Patient;MPP\n")
+    (folder / "sub").mkdir()
+    for name in ("a.png", "a_labels.png"):
+        (folder / name).rename(folder / "sub" / name)
+    (case,) = cases_of_manifest(path)
+    (item,) = read_manifest(folder, Reading(ClassMap(("x",)), folder.name))
+    assert (case.split, case.case, case.mpp) == ("val", "p1", 0.25)
+    assert (case.set, case.split, case.case, case.mpp) == (
+        item.set,
+        item.split,
+        item.case,
+        item.mpp,
+    )
+    assert case.image == folder / "sub" / "a.png"
+    with pytest.raises(InputFileError, match="line 2: expected 5 cells, got 3"):
+        cases_of_manifest(manifest(folder, "a;b;c", head="Image;Labels;Split;Patient;MPP\n"))
 
 
 def test_splits_are_chosen_and_named(folder):
@@ -98,6 +121,11 @@ def test_classes_stand_beside_the_image_or_the_labels(folder):
     (folder / "a_types.csv").write_text("id,class\none,x\n")
     with pytest.raises(InputFileError, match=r"a_types\.csv, line 2: id must be a number"):
         class_table([folder / "a.png"])
+    (folder / "a_types.csv").write_text("id,class\n1,x\n1,y\n")
+    with pytest.raises(InputFileError, match="line 3: id must be a whole number above 0, each"):
+        class_table([folder / "a.png"])
+    (folder / "a_types.csv").write_text("id;class\n1;x\n2;y\n")
+    assert class_table([folder / "a.png"], {"x": ""}) == {2: "y"}  # renamed to nothing: unknown
 
 
 def test_centres_are_read_corner_based_with_their_classes(folder):
@@ -108,6 +136,27 @@ def test_centres_are_read_corner_based_with_their_classes(folder):
     assert truth.centres.tolist() == [[1.5, 3.0], [3.5, 4.5]]
     assert truth.classes == ("other", None)
     assert truth.objects is None
+
+
+def test_centres_count_from_1_where_one_of_the_folder_lies_beyond_the_last_pixel(folder):
+    """As in training, whose reader decides it: of 11 x 13 px the last is at (10, 12)."""
+    (folder / "a.csv").write_text("y,x,type\n1,2.5,x\n3,4,\n")
+    (folder / "b.csv").write_text("y,x,type\n5,12.4,x\n")
+    (folder / "a_labels.png").unlink()
+    (folder / "b_labels.png").unlink()
+    for last, origin in (("12.4", 0), ("13", 1)):
+        (folder / "b.csv").write_text(f"y,x,type\n5,{last},x\n")
+        cases = cases_of_points(folder, 0.55)
+        assert [case.origin for case in cases] == [origin, origin]
+        read = [read_truth(case).centres for case in cases]
+        assert read[0].tolist() == [[1.5 - origin, 3.0 - origin], [3.5 - origin, 4.5 - origin]]
+        items = read_points(folder, Reading(ClassMap(("x",)), "s"))
+        for points, item in zip(read, items, strict=True):
+            inside = np.clip(points - 0.5, 0, (10, 12))
+            assert np.array_equal(inside, item.centres.points)
+    (folder / "b.csv").write_text("y,x\n5,14\n")
+    with pytest.raises(InputFileError, match=r"b\.csv, line 2: .* not on the image of 11 x 13"):
+        cases_of_points(folder, 0.55)
 
 
 def test_folders_without_centres_are_named(folder, tmp_path):
@@ -136,5 +185,6 @@ def test_the_shared_manifest_and_centres_are_read(data):
     assert all(set(np.unique(truth.objects)) - {0} <= set(truth.classes) for truth in consep)
     points = of_split(cases_of_points(data / "points" / "crchisto", 0.55), "val")
     assert len(points) == 10
+    assert all(case.origin == 1 for case in points)
     classes = {name for case in points for name in read_truth(case).classes}
     assert classes == {"epithelial", "inflammatory", "spindle", "other", None}

@@ -49,12 +49,22 @@ def test_json_goes_to_standard_output_alone(world):
     assert not (world / "out").exists()
 
 
+PAIR = ("--truth", "a_labels.png", "--pred", "b_labels.png")
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
         ([], 2, "--manifest or --points"),
         (["--truth", "a_labels.png"], 2, "--truth goes with --pred"),
         (["--truth", "a_labels.png", "--pred", "b_labels.png", "--out", "x"], 2, "one file each"),
+        ([*PAIR, "--rename", "a=b"], 2, "not with --rename"),
+        ([*PAIR, "--split", "val", "--device", "cpu"], 2, "not with --split, --device"),
+        ([*PAIR, "--unknown-mpp", "0.5", "--precision", "fp32"], 2, "--unknown-mpp, --precision"),
+        ([*PAIR, "--radius", "0"], 2, "--radius must be more than 0"),
+        (["--manifest", "m.csv", "--pred", "pred", "--radius", "0"], 2, "--radius must be more"),
+        (["--manifest", "m.csv", "--pred", "pred", "--mpp", "0.5"], 2, "pixel size of --points"),
+        (["--manifest", "m.csv", "--pred", "pred", "--device", "cpu"], 2, "--device: for a model"),
         (["--manifest", "m.csv", "--pred", "pred", "--model", "hematoxylin"], 2, "exclude"),
         (["--manifest", "m.csv", "--pred", "pred", "--rename", "a"], 2, "OLD=NEW"),
         (["--manifest", "m.csv", "--pred", "pred", "--split", "test"], 1, "there are val"),

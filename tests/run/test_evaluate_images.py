@@ -20,6 +20,7 @@ from wsiseg.run.evaluate_cases import cases_of_manifest
 from wsiseg.run.evaluate_images import FILES, EvaluationJob, evaluate_images
 from wsiseg.run.evaluate_images_text import images_text
 from wsiseg.run.evaluate_predictions import predict
+from wsiseg.run.evaluate_totals import remarks
 from wsiseg.run.segment import segment
 from wsiseg.synth import he_slide
 
@@ -202,6 +203,10 @@ def test_centres_are_evaluated_beside_outlines(world):
         2 * match.tp / (N + match.n_pred)
     )
     assert part["errors"] == {"missed": match.fn, "false": match.fp}
+    assert found["centres_count_from"] == {"dots": 0}
+    page = (world / "out" / "worst.html").read_text()
+    assert "without the centre of a prediction within 3 µm" in page
+    assert "nearest prediction" in page
     assert part["weighted_f1"]["classification"]["value"] == 1
     assert "mpq" not in part
     assert "pq@0.5" not in part["metrics"]
@@ -214,6 +219,34 @@ def test_one_case_has_no_interval_and_the_report_says_so(world):
     found = evaluate_images(job(world))
     assert found["sets"]["two"]["metrics"]["pq@0.5"]["mean_95"] is None
     assert "No interval for two" in images_text(found, None)
+
+
+def test_intervals_of_few_cases_are_not_to_be_trusted(world):
+    found = evaluate_images(job(world, out=world / "out"))
+    said = "one: interval of 3 cases: too narrow to trust."
+    assert said in images_text(found, None)
+    assert said in (world / "out" / "worst.html").read_text()
+    assert remarks(found) == [said]  # two has a single case, and no interval
+    found["sets"]["one"]["cases"] = 5
+    assert remarks(found) == []
+
+
+def test_centres_that_count_from_1_are_moved_and_the_results_say_so(world):
+    folder = world / "dots"
+    folder.mkdir()
+    ids, points = centroids(TRUTH)
+    rows = [f"{y + 0.5},{x + 0.5}\n" for y, x in points.tolist()]
+    (folder / "d.csv").write_text("y,x\n" + "".join(rows) + "97,131\n")
+    Image.new("RGB", TRUTH.shape[::-1]).save(folder / "d.png")
+    Image.fromarray(TRUTH).save(world / "pred" / "d.png")
+    settings = {"points": folder, "points_mpp": 1.0, "radius_um": 0.25, "out": world / "out"}
+    found = evaluate_images(job(world, manifest=None, **settings))
+    assert found["centres_count_from"] == {"dots": 1}
+    assert found["images"][0]["precision@detection"] == 1  # to a quarter of a pixel
+    assert found["sets"]["dots"]["errors"] == {"missed": 1, "false": 0}
+    said = "dots: centres count from 1 (some lie beyond the last px): 1 px taken off."
+    assert said in images_text(found, None)
+    assert said in (world / "out" / "worst.html").read_text()
 
 
 def test_files_are_written_and_say_what_was_done(world):
@@ -291,6 +324,9 @@ def test_what_is_wrong_is_named(world, change, message):
         ({"model": "hematoxylin"}, "exclude each other"),
         ({"points": "dots"}, "--points needs --mpp"),
         ({"radius_um": -1.0}, "--radius"),
+        ({"radius_um": 0.0}, "--radius"),
+        ({"points_mpp": 0.5}, "--mpp is the pixel size of --points"),
+        ({"manifest": None, "points": "d", "points_mpp": 1.0, "unknown_mpp": 1.0}, "--unknown-mpp"),
         ({"unknown_mpp": 250.0}, "--unknown-mpp"),
     ],
 )

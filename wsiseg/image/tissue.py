@@ -77,7 +77,8 @@ class Tissue:
         # 1e-9: a box that ends on a px border must not meet the next px by rounding
         start = np.floor(boxes[:, :2] * scale + 1e-9).astype(np.int64)
         stop = np.ceil(boxes[:, 2:] * scale - 1e-9).astype(np.int64)
-        return self._count(start, stop) > 0
+        empty = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
+        return (self._count(start, stop) > 0) & ~empty
 
     def _count(self, start: NDArray[np.int64], stop: NDArray[np.int64]) -> NDArray[np.int64]:
         """Tissue px in boxes of mask px, clipped to the mask."""

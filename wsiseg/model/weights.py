@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ __all__ = [
     "fingerprint",
     "load_weights",
     "read_facts",
+    "rounded",
     "save_weights",
     "weights_bytes",
     "with_facts",
@@ -41,8 +43,8 @@ FILE_NAME = "model.safetensors"
 LICENCE_NAME = "LICENSE"
 """Name of the file with the licence's text beside it."""
 
-_KEY = "wsiseg"  # of the metadata entry that holds the facts, as JSON
-_SHA = "sha256"
+_KEY = "wsiseg"  # of the metadata entry: JSON of the facts and the hash
+_FACTS, _SHA = "facts", "sha256"
 _MAX_HEADER = 16 << 20  # bytes; that of a network of 10 000 tensors has about 1 MiB
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib", ".npy", ".npz")
 _MAGIC = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # of zip archives and pickles
@@ -76,8 +78,19 @@ def fingerprint(tensors: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -
 
 def with_facts(weights: Weights, **facts: Any) -> Weights:
     """``weights`` with ``facts`` added or replaced, as ones made in memory."""
-    told = json.loads(json.dumps({**weights.facts, **facts}, allow_nan=False))
+    told = json.loads(_canonical({**weights.facts, **facts}))
     return Weights(weights.tensors, told, fingerprint(weights.tensors, told))
+
+
+def rounded(weights: Weights) -> Weights:
+    """``weights`` as ``load_weights`` gives them after ``save_weights(half=True)``, in memory.
+
+    Raises ModelError where a value is beyond float16.
+    """
+    stored = _halved(weights.tensors, weights.path or "rounding")
+    told = json.loads(_canonical(weights.facts))
+    tensors = {name: _widened(values) for name, values in stored.items()}
+    return Weights(tensors, told, fingerprint(stored, told))
 
 
 def save_weights(
@@ -112,10 +125,14 @@ def save_weights(
 
 
 def weights_bytes(tensors: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> bytes:
-    """The safetensors file of ``tensors`` and ``facts``, as ``load_weights`` reads it."""
+    """The safetensors file of ``tensors`` and ``facts``, as ``load_weights`` reads it.
+
+    Equal content gives equal bytes. Raises ModelError where ``facts`` are no JSON values.
+    """
     from safetensors.numpy import save
 
-    metadata = {_KEY: _canonical(facts).decode(), _SHA: fingerprint(tensors, facts)}
+    told = {_FACTS: dict(facts), _SHA: fingerprint(tensors, facts)}
+    metadata = {_KEY: _canonical(told).decode()}  # one entry: safetensors shuffles several
     ordered = {name: _little_endian(values) for name, values in tensors.items()}
     data: bytes = save(ordered, metadata)
     return data
@@ -220,21 +237,35 @@ def _header_size(start: bytes, total: int, path: Path) -> int:
 def _told(header: dict[str, Any], path: Path) -> tuple[dict[str, Any], str]:
     """The facts of a header and the hash that it states."""
     metadata = header.get("__metadata__")
-    if not isinstance(metadata, dict) or not {_KEY, _SHA} <= metadata.keys():
+    if not isinstance(metadata, dict) or _KEY not in metadata:
         raise ModelError(
             f"{path} is a safetensors file without wsiseg's spec and config: it was not written "
             "by wsiseg, which cannot tell what network and spacing its tensors are for"
         )
-    return _parsed(metadata[_KEY], path), str(metadata[_SHA])
+    told = _parsed(metadata[_KEY], path)
+    if _SHA in metadata:  # files of the first stage: facts and hash are an entry each
+        return told, str(metadata[_SHA])
+    facts = told.get(_FACTS)
+    if not isinstance(facts, dict) or _SHA not in told:
+        raise ModelError(f"{path} is damaged: its header lacks the facts or their hash")
+    return facts, str(told[_SHA])
 
 
 def _parsed(text: str | bytes, path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError, TypeError) as error:
         raise ModelError(f"{path} is damaged: its header is not JSON ({error})") from error
     if not isinstance(value, dict):
         raise ModelError(f"{path} is damaged: its header is a {type(value).__name__}, not a table")
+    return value
+
+
+def _finite(text: str) -> float:
+    """A number of JSON, which Python's parser takes beyond the range of floats, and as NaN."""
+    value = float(text)
+    if not isfinite(value):
+        raise ValueError(f"{text} is not a finite number")
     return value
 
 
@@ -257,7 +288,10 @@ def _tensors(data: bytes, path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _canonical(facts: Mapping[str, Any]) -> bytes:
-    return json.dumps(facts, sort_keys=True, allow_nan=False).encode()
+    try:
+        return json.dumps(facts, sort_keys=True, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"the facts of weights must be JSON values: {error}") from error
 
 
 def _little_endian(values: NDArray[Any]) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 import shapely
@@ -19,6 +20,7 @@ __all__ = [
     "ErrorCase",
     "Places",
     "discs",
+    "farthest_missed",
     "places_of",
     "rows_of",
     "worst_alone",
@@ -95,7 +97,20 @@ def worst_alone(kind: str, rows: NDArray[np.intp], where: Places) -> list[ErrorC
     """The largest of the objects at ``rows``, which are "missed" or "false"."""
     size = where.size[rows]
     top = np.argsort(-size, kind="stable")[:KEPT]
-    return [_alone(kind, where, int(rows[i]), float(size[i])) for i in top]
+    return [_alone(kind, where, int(rows[i]), float(size[i]), "") for i in top]
+
+
+def farthest_missed(
+    rows: NDArray[np.intp], where: Places, away_um: NDArray[np.float64]
+) -> list[ErrorCase]:
+    """The missed centres at ``rows`` that are farthest, by ``away_um`` (N,), from a prediction."""
+    top = rows[np.argsort(-away_um[rows], kind="stable")[:KEPT]]
+    found = []
+    for row in top.tolist():
+        away = float(away_um[row])
+        note = f"nearest prediction {away:.1f} µm away" if isfinite(away) else "no prediction"
+        found.append(_alone("missed", where, row, away, note))
+    return found
 
 
 def worst_errors(errors: Errors, where: tuple[Places, Places]) -> list[ErrorCase]:
@@ -123,8 +138,9 @@ def _groups(
     order = pairs[np.argsort(by[pairs], kind="stable")]
     groups = np.split(order, np.flatnonzero(np.diff(by[order])) + 1) if len(order) else []
     ranked = sorted(groups, key=lambda g: (-len(g), -float(table.size[g].sum())))[:KEPT]
+    what = "nuclei in one" if kind == "merged" else "parts"
     return [
-        _joined(kind, g, table, where, (len(g), float(table.size[g].sum())), f"{len(g)} parts")
+        _joined(kind, g, table, where, (len(g), float(table.size[g].sum())), f"{len(g)} {what}")
         for g in ranked
     ]
 
@@ -144,8 +160,8 @@ def _joined(
     return ErrorCase(kind, *ids, box, severity, note)
 
 
-def _alone(kind: str, where: Places, row: int, size: float) -> ErrorCase:
+def _alone(kind: str, where: Places, row: int, severity: float, note: str) -> ErrorCase:
     one = (int(where.ids[row]),)
     truth, pred = (one, ()) if kind == "missed" else ((), one)
     y0, x0, y1, x1 = where.boxes[row].tolist()
-    return ErrorCase(kind, truth, pred, (y0, x0, y1, x1), (size,), "")
+    return ErrorCase(kind, truth, pred, (y0, x0, y1, x1), (severity,), note)

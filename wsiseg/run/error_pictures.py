@@ -92,8 +92,8 @@ def draw_crop(scene: Scene, box: Box, *, width: int, focus: ErrorCase | None = N
     size = (width, max(1, round(box.shape[0] * scale)))
     pixels = Image.fromarray(np.ascontiguousarray(scene.pixels[box.slices()]))
     photo = pixels.resize(size, Image.Resampling.LANCZOS)
-    truth = _enlarged(_painted_truth(scene.truth, box, scene.mpp), size)
-    pred = _enlarged(_painted(scene.pred, box), size)
+    truth = _painted_truth(scene, box, size)
+    pred = _painted(scene.pred, box, size)
     lines = np.zeros((size[1], size[0], 4), np.uint8)
     thin = 1 if focus else _STROKE
     for labels, rgb, ids, dashed in (
@@ -118,24 +118,29 @@ def _square(middle: tuple[float, float], side: int, shape: tuple[int, ...]) -> B
     return Box(tuple(start), tuple(a + side for a in start)).clip(shape)
 
 
-def _painted_truth(truth: Truth, box: Box, mpp: float) -> NDArray[np.int32]:
+def _painted_truth(scene: Scene, box: Box, size: tuple[int, int]) -> NDArray[np.int32]:
+    truth = scene.truth
     if truth.objects is not None:
-        return _painted(truth.objects, box)
+        return _painted(truth.objects, box, size)
     points = shapely.points(truth.centres[:, ::-1])
-    discs = shapely.buffer(points, max(1.0, DISC_UM / mpp))
-    return _painted(Polygons(np.asarray(discs), np.full(len(points), None), 0), box)
+    discs = shapely.buffer(points, max(1.0, DISC_UM / scene.mpp))
+    return _painted(Polygons(np.asarray(discs), np.full(len(points), None), 0), box, size)
 
 
-def _painted(objects: Objects, box: Box) -> NDArray[np.int32]:
-    """Labels of ``box``: ids of a label image, or places of polygons plus 1."""
+def _painted(objects: Objects, box: Box, size: tuple[int, int]) -> NDArray[np.int32]:
+    """``box`` at (width, height): ids of a label image, or places of polygons plus 1.
+
+    Polygons are painted at that size, as smooth as they are; labels show their pixels.
+    """
     if not isinstance(objects, Polygons):
-        return np.asarray(objects[box.slices()], dtype=np.int32)
+        return _enlarged(np.asarray(objects[box.slices()], dtype=np.int32), size)
     top, left, bottom, right = (*box.start, *box.stop)[:4]
     x0, y0, x1, y1 = (shapely.bounds(objects.geometry).reshape(-1, 4)[:, i] for i in range(4))
     near = np.flatnonzero((x0 < right) & (x1 > left) & (y0 < bottom) & (y1 > top))
-    moved = shapely.transform(objects.geometry[near], lambda xy: xy - (left, top))
-    spans = pixel_spans(np.asarray(moved), box.shape)
-    labels = np.zeros(box.shape, np.int32)
+    scale = np.divide(size, box.shape[::-1])
+    moved = shapely.transform(objects.geometry[near], lambda xy: (xy - (left, top)) * scale)
+    labels = np.zeros(size[::-1], np.int32)
+    spans = pixel_spans(np.asarray(moved), labels.shape)
     columns = (spans.object, spans.row, spans.start, spans.stop)
     for owner, row, start, stop in zip(*(c.tolist() for c in columns), strict=True):
         labels[row, start:stop] = near[owner] + 1

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from numpy.typing import NDArray
 from wsiseg.errors import InputFileError
 from wsiseg.image.slide import MAX_MPP, MIN_MPP
 from wsiseg.run.inputs import Polygons, read_objects
+from wsiseg.training.readers.centres import _Marked as Marked
+from wsiseg.training.readers.tables import Row, read_table
 
 __all__ = [
     "SYNONYMS",
@@ -31,7 +32,7 @@ SYNONYMS = {"fibroblast": "spindle", "others": "other"}
 """Names of classes in public sets (CRCHistoPhenotypes) -> the names that the models here use."""
 
 ALL = "all"
-_SPLITS = {"validation": "val", "valid": "val", "training": "train"}
+_SPLITS = {"validation": "val", "valid": "val", "training": "train", "testing": "test"}
 _IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 
 
@@ -55,6 +56,8 @@ class Case:
     """Patient or slide: what is drawn as a whole by the bootstrap."""
     mpp: float | None
     """µm per px; None: not known."""
+    origin: int = 0
+    """Where centres count from: pixel centres are at this plus whole numbers; 0, or 1 as MATLAB."""
 
     @property
     def key(self) -> Path:
@@ -76,37 +79,37 @@ class Truth:
 
 
 def cases_of_manifest(path: Path) -> list[Case]:
-    """The rows of a manifest: a CSV with ``image`` and ``labels`` (paths relative to it) and,
-    where known, ``set``, ``split``, ``mpp`` (µm per px) and ``case``.
+    """The rows of a manifest: a table with ``image`` and ``labels`` (paths relative to it) and,
+    where known, ``set``, ``split``, ``mpp`` (µm per px) and ``case`` (or ``patient``).
 
     Raises InputFileError where the file is missing, has other columns, or a row is not usable.
     """
-    rows = list(_rows(path, {"image", "labels"}))
-    return [_case(path, line, row) for line, row in enumerate(rows, 2)]
+    return [_case(path, row) for row in read_table(path, ("image", "labels"))]
 
 
 def cases_of_points(folder: Path, mpp: float | None) -> list[Case]:
     """Images of ``folder`` with a CSV of centres of the same stem beside each; ``mpp`` of all.
 
-    The CSV has columns y, x (px, pixel centres at whole numbers), class ("" where it is not known)
-    and may have ``split``. The set is named after the folder, and each image is its own case.
+    The CSV has columns y, x (px), class ("" where it is not known) and may have ``split``. The set
+    is named after the folder, and each image is its own case. Pixel centres are at whole numbers
+    from 0, or from 1 where a centre of the folder lies beyond the last pixel, as in training.
+
+    Raises InputFileError where there are none, or a centre is not on its image.
     """
     if not folder.is_dir():
         raise InputFileError(f"{folder}: expected a folder of images with CSV files of centres")
-    found = []
-    for image in sorted(p for p in folder.iterdir() if p.suffix.lower() in _IMAGES):
-        table = image.with_suffix(".csv")
-        if table.is_file():
-            split = next((row.get("split") or "" for row in _rows(table, {"y", "x"})), "")
-            common = (folder.resolve().name, _SPLITS.get(split, split), image.stem, mpp)
-            name = f"{common[0]}/{image.name}"
-            found.append(Case(name, image, table, True, *common))
-    if not found:
+    marked = [
+        Marked(image, table, read_table(table, ("y", "x")))
+        for image in sorted(p for p in folder.iterdir() if p.suffix.lower() in _IMAGES)
+        if (table := image.with_suffix(".csv")).is_file()
+    ]
+    if not marked:
         raise InputFileError(
             f"{folder}: no image ({', '.join(_IMAGES)}) with a CSV of centres (columns y, x, "
             "class) of the same name beside it"
         )
-    return found
+    origin = max(one.origin() for one in marked)
+    return [_case_of_points(one, folder.resolve().name, mpp, origin) for one in marked]
 
 
 def of_split(cases: Sequence[Case], split: str) -> list[Case]:
@@ -132,17 +135,17 @@ def of_split(cases: Sequence[Case], split: str) -> list[Case]:
 
 
 def read_truth(case: Case, rename: Mapping[str, str] = SYNONYMS) -> Truth:
-    """What is known of ``case``; ``rename`` maps names of classes.
+    """What is known of ``case``; ``rename`` maps names of classes, to "" where one is not known.
 
     Classes of a label image stand in ``<stem>_types.csv`` (id, class), beside the image or the
     labels. Raises InputFileError where a file is missing or is not what it should be.
     """
     none = np.zeros((0, 2))
     if case.centres:
-        return _centres(case.truth, rename)
+        return _centres(case, rename)
     objects = read_objects(case.truth)
     if isinstance(objects, Polygons):
-        names = np.array([_renamed(n, rename) for n in objects.class_name], dtype=object)
+        names = np.array([_renamed(n or "", rename) for n in objects.class_name], dtype=object)
         return Truth(Polygons(objects.geometry, names, objects.left_out), none, {})
     if objects.ndim != 2:
         raise InputFileError(f"{case.truth}: expected labels of a 2-D image, got {objects.shape}")
@@ -155,68 +158,66 @@ def class_table(beside: Iterable[Path], rename: Mapping[str, str] = SYNONYMS) ->
     path = next((table for table in tables if table.is_file()), None)
     if path is None:
         return {}
-    found = {}
-    for line, row in enumerate(_rows(path, {"id", "class"}), 2):
-        name = _renamed(row["class"], rename)
+    found: dict[int, str] = {}
+    for row in read_table(path, ("id", "class")):
+        number, name = row.number("id"), _renamed(row.text("class"), rename)
+        if number < 1 or number != int(number) or int(number) in found:
+            raise row.error(f"id must be a whole number above 0, each once, got {row.text('id')}")
         if name is not None:
-            found[int(_number(path, line, "id", row["id"]))] = name
+            found[int(number)] = name
     return found
 
 
-def _case(manifest: Path, line: int, row: Mapping[str, str]) -> Case:
-    name, labels = row["image"], row["labels"]
+def _case(manifest: Path, row: Row) -> Case:
+    name, labels = (row.text(column).replace("\\", "/") for column in ("image", "labels"))
     if not name or not labels:
-        raise InputFileError(f"{manifest}, line {line}: image and labels must both be given")
+        raise row.error("image and labels must both be given")
     image, truth = manifest.parent / name, manifest.parent / labels
     for file in (image, truth):
         if not file.is_file():
-            raise InputFileError(f"{manifest}, line {line}: {file} does not exist")
-    split = row.get("split") or ""
-    given = row.get("mpp") or ""
-    mpp = _number(manifest, line, "mpp", given) if given else None
+            raise row.error(f"{file} does not exist")
+    mpp = row.number("mpp") if row.text("mpp") else None
     if mpp is not None and not MIN_MPP <= mpp <= MAX_MPP:
-        raise InputFileError(
-            f"{manifest}, line {line}: {mpp:g} µm per px cannot be (from {MIN_MPP:g} to "
-            f"{MAX_MPP:g}); leave it empty where it is not known"
+        raise row.error(
+            f"{mpp:g} µm per px cannot be (from {MIN_MPP:g} to {MAX_MPP:g}); leave it empty where "
+            "it is not known"
         )
-    facts = (row.get("set") or manifest.resolve().parent.name, _SPLITS.get(split, split))
-    return Case(name, image, truth, False, *facts, row.get("case") or name, mpp)
+    return Case(
+        name,
+        image,
+        truth,
+        centres=False,
+        set=row.text("set", default=manifest.resolve().parent.name),
+        split=_split(row.text("split")),
+        case=row.text("case", "patient", default=name),
+        mpp=mpp,
+    )
 
 
-def _centres(path: Path, rename: Mapping[str, str]) -> Truth:
-    points, names = [], []
-    for line, row in enumerate(_rows(path, {"y", "x"}), 2):
-        points.append([_number(path, line, axis, row[axis]) for axis in ("y", "x")])
-        names.append(_renamed(row.get("class"), rename))
-    at = np.array(points, dtype=np.float64).reshape(-1, 2) + 0.5
-    return Truth(None, at, tuple(names))
+def _case_of_points(marked: Marked, name: str, mpp: float | None, origin: int) -> Case:
+    split = next((row.text("split") for row in marked.rows), "")
+    return Case(
+        f"{name}/{marked.image.name}",
+        marked.image,
+        marked.table,
+        centres=True,
+        set=name,
+        split=_split(split),
+        case=marked.image.stem,
+        mpp=mpp,
+        origin=origin,
+    )
 
 
-def _renamed(name: str | None, rename: Mapping[str, str]) -> str | None:
-    return rename.get(name, name) if name else None
+def _split(stated: str) -> str:
+    return _SPLITS.get(stated.casefold(), stated)
 
 
-def _number(path: Path, line: int, column: str, text: str) -> float:
-    try:
-        value = float(text)
-    except (TypeError, ValueError):
-        value = np.nan
-    if not np.isfinite(value):
-        raise InputFileError(f"{path}, line {line}: {column} must be a number, got {text!r}")
-    return value
+def _centres(case: Case, rename: Mapping[str, str]) -> Truth:
+    marked = Marked(case.image, case.truth, read_table(case.truth, ("y", "x")))
+    names = tuple(_renamed(row.text("class", "type"), rename) for row in marked.rows)
+    return Truth(None, marked.points() - case.origin + 0.5, names)
 
 
-def _rows(path: Path, columns: set[str]) -> Iterator[dict[str, str]]:
-    """Rows of a CSV with a heading that has at least ``columns``."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = sorted(columns - set(reader.fieldnames or ()))
-            if missing:
-                have = ", ".join(reader.fieldnames or ()) or "nothing"
-                raise InputFileError(
-                    f"{path}: no column {', '.join(missing)} in its first line (there is {have})"
-                )
-            yield from reader
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputFileError(f"{path}: not a readable CSV table: {error}") from error
+def _renamed(name: str, rename: Mapping[str, str]) -> str | None:
+    return rename.get(name, name) or None

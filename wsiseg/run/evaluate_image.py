@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from wsiseg.errors import InputFileError
 from wsiseg.image.open import open_slide
@@ -30,6 +31,7 @@ from wsiseg.run.error_cases import (
     DISC_UM,
     ErrorCase,
     discs,
+    farthest_missed,
     places_of,
     rows_of,
     worst_alone,
@@ -120,7 +122,9 @@ def _judge_centres(
     known = np.array([*truth.classes, None], dtype=object)[:-1]
     missed = np.delete(np.arange(match.n_truth), match.truth)
     false = np.delete(np.arange(match.n_pred), match.pred)
-    where = discs(truth.centres, DISC_UM / (case.mpp or 1.0)), places_of(objects, rows)
+    mpp = case.mpp or 1.0
+    where = discs(truth.centres, DISC_UM / mpp), places_of(objects, rows)
+    away = _nearest(truth.centres, points) * mpp
     return Judged(
         case,
         match.n_truth,
@@ -129,8 +133,15 @@ def _judge_centres(
         {},
         _class_counts(match, (known, _names(objects, classes, rows))),
         {"missed": len(missed), "false": len(false)},
-        tuple(worst_alone("missed", missed, where[0]) + worst_alone("false", false, where[1])),
+        tuple(farthest_missed(missed, where[0], away) + worst_alone("false", false, where[1])),
     )
+
+
+def _nearest(points: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N,) distance of each point (N, 2) to the nearest of the others; infinite without any."""
+    if not len(others) or not len(points):
+        return np.full(len(points), np.inf)
+    return np.asarray(cKDTree(others).query(points)[0], dtype=np.float64)
 
 
 def _names(

@@ -87,6 +87,13 @@ class EvaluationJob:
             raise SettingsError("--pred and --model exclude each other: give one of them")
         if self.points is not None and self.points_mpp is None:
             raise SettingsError("--points needs --mpp, the µm per px of its images")
+        if self.unknown_mpp is not None and self.manifest is None:
+            raise SettingsError("--unknown-mpp is for images of a --manifest; there is none")
+        if self.points_mpp is not None and self.points is None:
+            raise SettingsError(
+                "--mpp is the pixel size of --points; with --manifest each image has its own in "
+                "the column mpp, and --unknown-mpp is for those where it is empty"
+            )
         if not 0 < self.radius_um < inf:
             raise SettingsError(f"--radius must be more than 0 µm, got {self.radius_um}")
         for name, mpp in (("mpp", self.points_mpp), ("unknown-mpp", self.unknown_mpp)):
@@ -99,7 +106,8 @@ def evaluate_images(job: EvaluationJob, on_image: OnImage | None = None) -> Docu
     """Compare predictions with the truth of every image of ``job``, and write its files.
 
     The document (``results.json``): ``wsiseg`` (version), ``predictions`` (the model with its
-    hash, or the folder), ``settings``, ``skipped`` (images left out, and why), ``sets`` and
+    hash, or the folder), ``settings``, ``skipped`` (images left out, and why),
+    ``centres_count_from`` (set with centres -> 0 or 1: what was taken off them), ``sets`` and
     ``total`` (see ``totals``), and ``images`` (a row each, as in ``results.csv``).
 
     A model sees each image whole, at its pixel size, through the engine of ``wsiseg.segment``.
@@ -117,6 +125,7 @@ def evaluate_images(job: EvaluationJob, on_image: OnImage | None = None) -> Docu
             "predictions": facts,
             "settings": _settings(job, rules),
             "skipped": skipped,
+            "centres_count_from": {c.set: c.origin for c in cases if c.centres},
             **_totals(judged, rules, job),
             "images": [image_row(one, rules) for one in judged],
         }

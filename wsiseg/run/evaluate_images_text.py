@@ -8,7 +8,7 @@ from typing import Any
 
 from wsiseg.metrics import ERROR_TYPES
 from wsiseg.run.evaluate_text import columns_text
-from wsiseg.run.evaluate_totals import error_base
+from wsiseg.run.evaluate_totals import error_base, remarks
 
 __all__ = ["images_text"]
 
@@ -100,6 +100,7 @@ def _remarks(found: Document) -> str:
     single = [name for name, row in found["sets"].items() if row["cases"] < 2]
     if single:
         lines.append(f"No interval for {', '.join(single)}: a single case cannot tell its spread.")
+    lines += remarks(found)
     excluded = {
         name: row["metrics"]["dice"]["n_excluded"]
         for name, row in found["sets"].items()

@@ -141,6 +141,6 @@ def predict(model: Model, case: Case) -> CellBatch:
 
 def renamed(polygons: Polygons, rename: Mapping[str, str]) -> Polygons:
     """``polygons`` with the names of their classes mapped."""
-    names = [rename.get(n, n) if n is not None else None for n in polygons.class_name]
+    names = [rename.get(n, n) or None if n else None for n in polygons.class_name]
     kept = np.array(names, dtype=object).reshape(len(names))
     return Polygons(polygons.geometry, kept, polygons.left_out)

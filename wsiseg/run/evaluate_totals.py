@@ -23,7 +23,10 @@ from wsiseg.metrics import (
 from wsiseg.metrics.bootstrap import Floats, Statistic
 from wsiseg.run.evaluate_image import Judged
 
-__all__ = ["error_base", "image_row", "number", "totals"]
+__all__ = ["ENOUGH", "error_base", "image_row", "number", "remarks", "totals"]
+
+ENOUGH = 5
+"""Cases from which an interval is given without a word: three have ten different resamples."""
 
 Document = dict[str, Any]
 
@@ -36,7 +39,7 @@ def totals(judged: Sequence[Judged], rules: Rules, resamples: Resamples) -> Docu
     Each metric has ``mean`` (over images) and ``pooled`` (as if the images were one), each with
     ``_95`` ([low, high], or null: see ``Resamples.estimate``), ``n`` and ``n_excluded`` (images
     that count in the mean, and those where the metric is undefined). ``outlined`` counts the
-    objects of images with outlines, to which all errors but missed and false belong. ``classes``
+    images with outlines and their objects, to which all errors but missed and false belong. ``classes``
     has F_c ("f1_type") and PQ by class. ``mpq``: mPQ (``mean``) and mPQ+ (``pooled``).
     ``weighted_f1``: the mean F1 of classes weighted by their counts, of found nuclei
     (``classification``) and of all (``with_detection``).
@@ -48,6 +51,7 @@ def totals(judged: Sequence[Judged], rules: Rules, resamples: Resamples) -> Docu
         "truth": sum(one.truth for one in judged),
         "predicted": sum(one.pred for one in judged),
         "outlined": {
+            "images": sum(not one.case.centres for one in judged),
             "truth": sum(one.truth for one in judged if not one.case.centres),
             "predicted": sum(one.pred for one in judged if not one.case.centres),
         },
@@ -65,6 +69,21 @@ def error_base(found: Mapping[str, Any], kind: str) -> int:
     side = "predicted" if kind in ("false", "merged") else "truth"
     whole = found if kind in ("missed", "false") else found["outlined"]
     return int(whole[side])
+
+
+def remarks(found: Mapping[str, Any]) -> list[str]:
+    """What a reader of the scores of ``evaluate_images`` must know of single sets."""
+    small = [
+        f"{name}: interval of {row['cases']} cases: too narrow to trust."
+        for name, row in found["sets"].items()
+        if 1 < row["cases"] < ENOUGH
+    ]
+    shifted = [
+        f"{name}: centres count from 1 (some lie beyond the last px): 1 px taken off."
+        for name, origin in found["centres_count_from"].items()
+        if origin
+    ]
+    return small + shifted
 
 
 def image_row(one: Judged, rules: Rules) -> Document:

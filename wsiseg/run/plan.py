@@ -32,7 +32,7 @@ from wsiseg.image.tissue import (
     tissue_mask,
 )
 from wsiseg.model.base import Model, ModelSpec
-from wsiseg.model.zoo import load_model
+from wsiseg.model.zoo import load_model, model_info, models
 from wsiseg.run.job import Job, key_of
 from wsiseg.stain import looks_like_he, macenko
 
@@ -116,8 +116,11 @@ class Plan:
 def plan_of(job: Job) -> Plan:
     """Open the slide, load the model, find the tissue and choose the patches of ``job``.
 
-    Raises UnreadableSlideError, MissingSpacingError, UnknownModelError, ModelError, InputFileError.
+    Raises SettingsError, UnreadableSlideError, MissingSpacingError, UnknownModelError, ModelError,
+    InputFileError.
     """
+    if job.tta:
+        _check_tta(job.model)
     slide = _slide(job)
     slide.at(SPACING_UM)  # says at once where the pixel size is missing
     print_of = _fingerprint(job, slide)
@@ -140,6 +143,21 @@ def plan_of(job: Job) -> Plan:
         warnings=tuple(_warnings(slide, overview, tissue, model.spec)),
         tissue_seconds=seconds,
     )
+
+
+def _check_tta(model: Any) -> None:
+    """Raise SettingsError where ``model`` cannot average over mirror images when told so now."""
+    if isinstance(model, Model):
+        raise SettingsError(
+            f"--tta cannot change the model {model.spec.name!r}, which is loaded already: give "
+            "its name, or load it with load_model(..., mirrored=True)"
+        )
+    if model_info(model).licence_file is None:  # no files of its own: it is code
+        weighty = [info.name for info in models() if info.licence_file is not None]
+        raise SettingsError(
+            f"--tta averages maps of a network over mirror images, and the model {model!r} has no "
+            f"network: leave it out, or use {', '.join([*weighty, 'a path of weights'])}"
+        )
 
 
 def _mm2(pixels: float, space: Space) -> float:

@@ -28,7 +28,7 @@ from wsiseg.run.error_pictures import (
 from wsiseg.run.evaluate_cases import read_truth
 from wsiseg.run.evaluate_image import Judged
 from wsiseg.run.evaluate_predictions import Predictions
-from wsiseg.run.evaluate_totals import error_base
+from wsiseg.run.evaluate_totals import error_base, remarks
 
 __all__ = ["pick_errors", "pick_images", "write_worst_page"]
 
@@ -59,6 +59,17 @@ _MEANING = {
     ),
 }
 
+_OF_CENTRES = {  # where only true centres are known
+    "missed": (
+        "true centres without the centre of a prediction within {radius:g} µm",
+        "farthest from any prediction first",
+    ),
+    "false": (
+        "predictions whose centre has no true one within {radius:g} µm (or a nearer one took it)",
+        "largest first",
+    ),
+}
+
 Shown = tuple[Judged, ErrorCase]
 
 
@@ -76,7 +87,7 @@ def write_worst_page(
     parts = [_head(found), _tables(found)]
     for name in found["sets"]:
         of_set = [one for one in judged if one.case.set == name]
-        parts += _section(name, found["sets"][name], of_set, drawing)
+        parts += _section(name, found, of_set, drawing)
     parts.append("</main></body></html>\n")
     with atomic_write(path) as file:
         file.writelines(part.encode() for part in parts)
@@ -140,8 +151,9 @@ def _quality(one: Judged) -> float:
 
 
 def _section(
-    name: str, found: Mapping[str, Any], judged: Sequence[Judged], drawing: _Drawing
+    name: str, document: Mapping[str, Any], judged: Sequence[Judged], drawing: _Drawing
 ) -> Iterator[str]:
+    found, radius = document["sets"][name], document["settings"]["radius_um"]
     yield f'<section><h2 id="{escape(name)}">{escape(name)}</h2>'
     worst = pick_images(judged)
     if worst:
@@ -152,16 +164,18 @@ def _section(
     picked = {kind: pick_errors(judged, kind) for kind in ERROR_TYPES if kind in found["errors"]}
     pictures = iter(drawing.errors([shown for errors in picked.values() for shown in errors]))
     for kind, errors in picked.items():
-        yield _kind_text(kind, found)
+        yield _kind_text(kind, found, radius)
         yield "<div class=crops>"
         yield from (_figure(next(pictures), _error_text(one, error)) for one, error in errors)
         yield "</div>"
     yield "</section>"
 
 
-def _kind_text(kind: str, found: Mapping[str, Any]) -> str:
+def _kind_text(kind: str, found: Mapping[str, Any], radius: float) -> str:
     count, whole = found["errors"][kind], error_base(found, kind)
     meaning, order, side = _MEANING[kind]
+    if not found["outlined"]["images"]:
+        meaning, order = (text.format(radius=radius) for text in _OF_CENTRES[kind])
     part = f" ({count / whole:.1%} of {whole:,} {side})" if whole else ""
     return f"<h3>{kind}: {count:,}{part}</h3><p>{escape(meaning.capitalize())}; {order}.</p>"
 
@@ -230,7 +244,7 @@ def _tables(found: Mapping[str, Any]) -> str:
         "PQ": f"pq@{threshold}",
         "F1 of centres": "f1@detection",
     }
-    heads = "".join(f"<th>{name}" for name in ("set", "images", *columns, *ERROR_TYPES))
+    heads = "".join(f"<th>{name}" for name in ("set", "images", "cases", *columns, *ERROR_TYPES))
     lines = []
     for name, row in rows.items():
         cells = [_score(row["metrics"].get(key)) for key in columns.values()]
@@ -239,13 +253,14 @@ def _tables(found: Mapping[str, Any]) -> str:
             for kind in ERROR_TYPES
         ]
         link = f'<a href="#{escape(name)}">{escape(name)}</a>' if name != "all" else "<b>all</b>"
-        body = "".join(f"<td>{cell}" for cell in (row["images"], *cells))
+        body = "".join(f"<td>{cell}" for cell in (row["images"], row["cases"], *cells))
         lines.append(f"<tr><th>{link}{body}")
     note = (
         "Means over images, with 95 % bootstrap intervals over cases (none where there is one "
         "case); errors are counts."
     )
-    return f"<table><tr>{heads}{''.join(lines)}</table><p class=note>{note}</p>"
+    notes = "".join(f"<br>{escape(remark)}" for remark in remarks(found))
+    return f"<table><tr>{heads}{''.join(lines)}</table><p class=note>{note}{notes}</p>"
 
 
 def _score(metric: Mapping[str, Any] | None) -> str:

@@ -59,8 +59,8 @@ class Calibration:
 
 
 def calibrate(typed: Typed) -> Calibration | None:
-    """Fit the temperature; None where there are fewer than 50 nuclei."""
-    if len(typed.truth) < _LEAST:
+    """Fit the temperature; None where there are fewer than 50 nuclei, or all are of one class."""
+    if len(typed.truth) < _LEAST or len(np.unique(typed.truth)) < 2:
         return None
     low, high = np.log(_RANGE)
     fit = minimize_scalar(
@@ -109,9 +109,11 @@ def ece(p: NDArray[Any], truth: NDArray[np.intp], bins: int = _BINS) -> float:
 def typed_nuclei(judged: Judged, model: UNetModel) -> Typed:
     """Found nuclei that stand for one of known class: IoU > 0.5, or 3 µm from a centre."""
     maps, item = judged.maps, judged.item
-    pred, kinds = _pairs(judged)
+    if item.mpp is None:  # at an unknown size classes are not what users get
+        return _nothing(len(maps.classes))
+    pred, kinds = _pairs(judged, item.mpp)
     pred, truth = pred[kinds > 0], kinds[kinds > 0].astype(np.intp) - 1
-    if item.mpp is None or not len(pred):  # at an unknown size classes are not what users get
+    if not len(pred):
         return _nothing(len(maps.classes))
     labels = without_small(components(model.links(maps)), model.spec.min_object)
     pixels = _pixels_of(labels)
@@ -132,12 +134,11 @@ def joined(parts: Sequence[Typed]) -> Typed:
     )
 
 
-def _pairs(judged: Judged) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:
+def _pairs(judged: Judged, mpp: float) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:
     """Places (from 0) of found objects that are paired, and the kinds of their partners."""
     item, found = judged.item, judged.found
     if item.centres is not None:
-        radius = _RADIUS / (item.mpp or 0.25)
-        match = match_points(item.centres.points, found.centroids, radius)
+        match = match_points(item.centres.points, found.centroids, _RADIUS / mpp)
         return match.pred, item.centres.kinds[match.truth]
     assert item.labels is not None
     overlaps = count_overlaps(item.labels, found.labels)

@@ -21,7 +21,6 @@ from wsiseg.model.distance import DistanceRule
 from wsiseg.model.hv import RULE, VoteRule
 from wsiseg.model.unet import UNetConfig
 from wsiseg.model.unet import field as field_of
-from wsiseg.model.zoo import best_precision
 from wsiseg.training.labelled import CLASSES
 from wsiseg.training.loop import Machine
 from wsiseg.training.losses import LossWeights
@@ -112,7 +111,8 @@ class TrainConfig:
     loss: LossWeights = field(default_factory=LossWeights)
     schedule: Schedule = field(default_factory=Schedule)
     machine: Machine = field(default_factory=lambda: Machine(precision="auto"))
-    """``precision`` may be "auto": bf16 where the device computes it natively, else fp32."""
+    """``precision`` may be "auto": bf16 where the device computes it natively, else fp32; resolved
+    when a training begins, for the device that it runs on."""
     validation: Validation = field(default_factory=Validation)
     start: str = ""
     """Weights to start from (``from`` in TOML): a name of ``wsiseg models``, or a path."""
@@ -135,9 +135,6 @@ class TrainConfig:
         _put(self, "sampling", replace(self.sampling, sets=shares or self.sampling.sets))
         if not self.network.distance and isinstance(self.rule, DistanceRule):
             _put(self, "rule", RULE)
-        if self.machine.precision == "auto":
-            best = best_precision(self.machine.device)
-            _put(self, "machine", replace(self.machine, precision=best))
         _check_limits(flat(plain(self)))
         _check_choices(self)
         _check_network(self)
@@ -183,7 +180,7 @@ _LIMITS = {
     r"schedule\.rate": (1e-9, 10),
     r"schedule\.last": (0, 1),
     r"schedule\.ema": (0, 0.999999),
-    r"machine\.threads": (1, 4096),
+    r"machine\.threads": (0, 4096),
     r"machine\.workers": (0, 4096),
     r"validation\.(patience|pictures)": (0, math.inf),
     r"validation\.every|checkpoint|log_every": (1, math.inf),

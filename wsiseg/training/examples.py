@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from wsiseg.errors import InputFileError
+from wsiseg.errors import InputFileError, SettingsError
+from wsiseg.training.checks.sets import check_cases, check_copies
 from wsiseg.training.config import Data, TrainConfig
 from wsiseg.training.dataset import read_dataset
 from wsiseg.training.labelled import Labelled
@@ -18,6 +19,8 @@ from wsiseg.training.labelled import Labelled
 __all__ = ["Examples", "check_classes", "read_examples"]
 
 _log = logging.getLogger(__name__)
+
+_TOLD = 10  # cases or copies on both sides of the split
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +71,18 @@ def read_examples(config: TrainConfig) -> Examples:
             "%s: no image is for validation: nothing tells when to stop; see held_out", where
         )
     check_classes(found.train, config.model.classes, where)
+    _warn_of_leaks([*found.train, *found.val])
     return found
+
+
+def _warn_of_leaks(items: Sequence[Labelled]) -> None:
+    """Tell of cases and images that are on both sides of the split: scores would flatter."""
+    leaks = [*check_cases(items), *check_copies(items, near=False)]
+    severe = [finding for finding in leaks if finding.severity == "severe"]
+    for finding in severe[:_TOLD]:
+        _log.warning("%s: %s: %s", finding.name, finding.kind, finding.detail)
+    if len(severe) > _TOLD:
+        _log.warning("and %d more; see `wsiseg dataset check`", len(severe) - _TOLD)
 
 
 def check_classes(items: Sequence[Labelled], classes: Sequence[str], where: str) -> None:
@@ -87,30 +101,26 @@ def check_classes(items: Sequence[Labelled], classes: Sequence[str], where: str)
 
 
 def _read(config: TrainConfig, data: Data) -> list[Labelled]:
-    # a reader needs one class at least; without classes, names of others are not looked at
     items = read_dataset(
         config.resolved(data.path),
-        classes=config.model.classes or ("nucleus",),
+        classes=config.model.classes,
         mpp=data.mpp,
         split=data.split,
         sets=data.sets or tuple(name for name, _ in data.share) or None,
         renames=dict(data.renames),
     )
-    if not config.model.classes:
-        items = [_without_classes(item) for item in items]
     items = [replace(item, licence=item.licence or data.licence) for item in items]
-    return _held_out(items, data.held_out) if data.held_out else items
+    return _held_out(items, data.held_out, data.path) if data.held_out else items
 
 
-def _without_classes(item: Labelled) -> Labelled:
-    centres = item.centres
-    if centres is not None:
-        centres = replace(centres, kinds=np.zeros_like(centres.kinds))
-    return replace(item, kinds=np.zeros(1, dtype=np.uint8), centres=centres)
-
-
-def _held_out(items: Sequence[Labelled], share: float) -> list[Labelled]:
+def _held_out(items: Sequence[Labelled], share: float, where: object) -> list[Labelled]:
     """Items of which some cases, chosen by a hash of their names, are val."""
+    stated = sorted({item.set for item in items if item.split == "val"})
+    if stated:
+        raise SettingsError(
+            f"held_out cannot be {share:g} for {where}, which states its own split (val of "
+            f'{", ".join(stated)}): set held_out = 0, or split = "train" to leave its val out'
+        )
     cases = sorted({item.case for item in items}, key=lambda c: hashlib.sha256(c.encode()).digest())
     if len(cases) < 2:
         raise InputFileError(

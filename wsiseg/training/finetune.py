@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from wsiseg.errors import ModelError, SettingsError
 from wsiseg.model.distance import DistanceRule
@@ -68,7 +67,6 @@ class FineTune:
     """Share of the nuclei that are scored and not trained on."""
     seed: int = 0
     machine: Machine = field(default_factory=lambda: Machine(precision="auto", threads=0))
-    """``threads`` 0: as many as torch takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +109,7 @@ def fine_tune(
         item
         for slide, geojson in drawn
         for item in read_annotations(
-            slide, geojson, classes=product.classes or ("nucleus",), mpp=mpp, renames=renames
+            slide, geojson, classes=product.classes, mpp=mpp, renames=renames
         )
     ]
     if not items:
@@ -167,7 +165,7 @@ def _config(
         sampling=replace(how.sampling, spacing=spacing),
         loss=loss,
         schedule=how.schedule,
-        machine=replace(how.machine, threads=how.machine.threads or torch.get_num_threads()),
+        machine=how.machine,
         validation=Validation(every=how.schedule.steps, keep="last"),
         start=str(weights.path or ""),
         norms=how.norms,

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.errors import InputFileError
+from wsiseg.metrics import centroids
 from wsiseg.training.labelled import Labelled
 
 __all__ = ["LEAST", "count", "hold_out"]
@@ -76,17 +77,18 @@ def _by_line(items: Sequence[Labelled], share: float) -> tuple[list[Labelled], l
 def _cut(item: Labelled, share: float) -> tuple[Labelled, Labelled | None]:
     """``item`` with what lies beyond a line unknown, and what lies beyond; None: too few."""
     assert item.labels is not None
-    ids, centroids = _centroids(item.labels)
+    ids, points = centroids(item.labels)
+    points = points - 0.5  # pixel centres at whole numbers
     held = round(share * len(ids))
     if held < 1:
         return item, None
-    axis = int(np.argmax(np.ptp(centroids, axis=0)))
-    along = np.sort(centroids[:, axis])
+    axis = int(np.argmax(np.ptp(points, axis=0)))
+    along = np.sort(points[:, axis])
     line = float((along[-held - 1] + along[-held]) / 2)
     beyond = np.arange(item.labels.shape[axis]) > line
     side = np.broadcast_to(beyond[:, None] if axis == 0 else beyond[None], item.labels.shape).copy()
     table = np.zeros(int(ids.max()) + 1, dtype=np.bool_)
-    table[ids] = centroids[:, axis] > line
+    table[ids] = points[:, axis] > line
     inside = item.labels > 0
     side[inside] = table[item.labels[inside]]
     return _part(item, ~side), _cropped(_part(item, side), axis, int(np.flatnonzero(beyond)[0]))
@@ -111,12 +113,3 @@ def _cropped(item: Labelled, axis: int, start: int) -> Labelled:
         labels=np.ascontiguousarray(item.labels[window]),
         known=np.ascontiguousarray(item.known[window]),
     )
-
-
-def _centroids(labels: NDArray[np.int32]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Ids (N,) and centroids (N, 2), px."""
-    size = np.bincount(labels.ravel())
-    ids = np.flatnonzero(size[1:]) + 1
-    axes = np.indices(labels.shape).reshape(2, -1)
-    sums = [np.bincount(labels.ravel(), weights=a)[ids] for a in axes]
-    return ids, np.stack(sums, axis=1) / size[ids, None]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,12 @@ from torch.utils.data import DataLoader
 
 from wsiseg.errors import ModelError
 from wsiseg.model.unet.network import UNetConfig
+from wsiseg.model.zoo import best_precision
 from wsiseg.training.losses import LossWeights, losses
 from wsiseg.training.sample import Crops
 from wsiseg.training.state import Schedule, State
 
-__all__ = ["Machine", "Report", "run_steps"]
+__all__ = ["Machine", "Report", "run_steps", "settled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +29,18 @@ class Machine:
 
     device: str = "cpu"
     precision: str = "bf16"
-    """bf16, fp16 (CUDA only) or fp32."""
+    """bf16, fp16 (CUDA only), fp32; or "auto", see ``settled``."""
     threads: int = 2
-    """Of the CPU."""
+    """Of the CPU; 0: as many cores as the process may use."""
     workers: int = 0
     """Processes that cut crops; 0: none beside this one."""
+
+
+def settled(machine: Machine) -> Machine:
+    """``machine`` with "auto" precision resolved for its device: bf16 where native, else fp32."""
+    if machine.precision != "auto":
+        return machine
+    return replace(machine, precision=best_precision(machine.device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +65,13 @@ def run_steps(
 
     Raises ModelError where a loss is not finite: the state is then that of the step before.
     """
+    machine, threads = settled(machine), machine.threads or _cores()
     scaler = torch.amp.GradScaler(machine.device, enabled=machine.precision == "fp16")
+    if state.scaling:
+        scaler.load_state_dict(state.scaling)
     for step, batch in enumerate(_batches(crops, state.step, stop, machine), state.step):
         began = time.perf_counter()
-        torch.set_num_threads(machine.threads)  # a UNetModel that validates sets it to 1
+        torch.set_num_threads(threads)  # a UNetModel that validates sets it to 1
         state.net.train()
         for group in state.optimizer.param_groups:
             group["lr"] = schedule.rate_at(step)
@@ -70,10 +82,18 @@ def run_steps(
         scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         scaler.step(state.optimizer)
         scaler.update()
+        state.scaling = scaler.state_dict()
         state.update_mean(schedule.ema)
         state.step = step + 1
         values = {name: float(value.detach()) for name, value in found.items()}
         yield Report(step, values, schedule.rate_at(step), time.perf_counter() - began)
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _batches(crops: Crops, start: int, stop: int, machine: Machine) -> Iterator[dict[str, Tensor]]:

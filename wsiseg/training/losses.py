@@ -1,15 +1,19 @@
-"""Losses of the maps, each a mean over what is known, 0 at perfect maps.
+"""Losses of the maps over what is known; 0 at perfect maps, and where nothing is known.
 
-With p the predicted map, t its target in [0, 1] (soft targets, as of several raters, are fine)
-and w >= 0 a weight per pixel:
+With p the predicted map, t its target in [0, 1], w >= 0 a weight per pixel (0: not known) and
+sums over the pixels of a batch:
 
-- cross-entropy  -Σ w [t log p + (1 - t) log(1 - p)] / Σ w, less the entropy of t, so that the
-  least value is 0 for soft targets, too
-- soft Dice      1 - mean over maps of (2 Σ w p t + 1) / (Σ w (p² + t²) + 1)
-  (Milletari et al. 2016, 3DV), of foreground and background: macro-averaged
-- HV             Σ w (p - t)² / Σ w + Σ w (∇p - ∇t)² / Σ w (Graham et al. 2019, Medical Image
-  Analysis 58; forward differences in place of their 5-px filter)
-- TP             cross-entropy over classes + soft Dice, where a nucleus has a class (ibid.)
+- NP, DT   cross-entropy -Σ w [t log p + (1 - t) log(1 - p)] / Σ w, less the same of t with
+  itself, so that the least value is 0 for soft targets, too
+- soft Dice (Milletari et al. 2016, 3DV)  1 - (2 Σ k p t + 1) / (Σ k (p² + t²) + 1), k = 1 where
+  w > 0; sums over one image, then the mean over images, foreground and background
+- HV       Σ w |p - t|² / Σ w, plus for each axis Σ w w' |∇p - ∇t|² / Σ w w', with forward
+  differences ∇ between a pixel and the next, of weight w' (Graham et al. 2019, Medical Image
+  Analysis 58, with a 5-px filter for ∇)
+- TP       cross-entropy over the classes, weighted by that of the true class, + soft Dice, both
+  where a nucleus has a class (ibid.)
+
+A denominator Σ is 1 at least.
 """
 
 from __future__ import annotations

@@ -46,15 +46,21 @@ def terms_of(config: TrainConfig, rows: Sequence[dict[str, Any]], start: Weights
     """Licence of weights trained on data of ``rows`` (of ``Examples``), from ``start``.
 
     As the config states; else all licences of data and start joined by AND, where any that is not
-    open, or not stated, makes it research use only. A stated open licence over data that are not
+    open, or not stated, makes it research use only; so does a user's own data alone, of which
+    nothing is known. A stated open licence over data that are not
     is the user's to answer for, and comes with a warning. Raises InputFileError where the stated
     file cannot be read.
     """
     derived = _derived(rows, start)
-    expression = config.model.licence or derived
-    closed = not is_open(derived)
+    expression = config.model.licence or derived or RESEARCH_ONLY
+    closed = derived != "" and not is_open(derived)
     warning = ""
-    if is_open(expression) and closed:
+    if not derived and not config.model.licence:
+        warning = (
+            f"the weights are licensed {RESEARCH_ONLY}, as nothing says otherwise: all data are "
+            "your own; set model.licence to what you choose"
+        )
+    elif is_open(expression) and closed:
         warning = (
             f"the weights are to be licensed {expression}, but they come from what is not open, or "
             f"states no licence ({_closed(rows, start)}): make sure that you may"

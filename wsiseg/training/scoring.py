@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wsiseg.model.base import Maps
 from wsiseg.model.unet import UNetModel
-from wsiseg.training.labelled import Labelled
+from wsiseg.training.labelled import Centres, Labelled
 from wsiseg.training.validate import Found, Scores, predict, score, summary
 
-__all__ = ["Judged", "judge", "mean_of", "summary_of", "within_known"]
+__all__ = ["Judged", "judge", "known_part", "mean_of", "summary_of", "within_known"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,25 +31,47 @@ class Judged:
 def judge(
     model: UNetModel, items: Sequence[Labelled], check: Callable[[], None] = lambda: None
 ) -> Iterator[Judged]:
-    """Each image with its objects and scores; ``check`` is called before each, and may raise."""
-    for item in items:
+    """Each image with its objects and scores; ``check`` is called before each, and may raise.
+
+    Nuclei and objects most of which lie where nothing was annotated do not count.
+    """
+    for whole in items:
         check()
+        item = known_part(whole)
         found, maps = predict(model, item)
         yield Judged(item, found, maps, score(within_known(found, item), item))
+
+
+def known_part(item: Labelled) -> Labelled:
+    """``item`` without the nuclei most of which, or whose centre, lies where nothing is known."""
+    if item.known is None:
+        return item
+    if item.centres is not None:
+        last = np.array(item.known.shape) - 1
+        at = np.clip(item.centres.points.round().astype(np.intp), 0, last)
+        mine = item.known[at[:, 0], at[:, 1]]
+        return replace(item, centres=Centres(item.centres.points[mine], item.centres.kinds[mine]))
+    assert item.labels is not None
+    keep = _mostly(item.labels, item.known)
+    return replace(item, labels=np.where(keep[item.labels], item.labels, 0).astype(np.int32))
 
 
 def within_known(found: Found, item: Labelled) -> Found:
     """``found`` without the objects most of which lies where nothing was annotated."""
     if item.known is None:
         return found
-    flat, n = found.labels.ravel(), len(found.centroids)
-    size = np.bincount(flat, minlength=n + 1)
-    inside = np.bincount(flat, weights=item.known.ravel(), minlength=n + 1)
-    keep = inside * 2 >= size
-    keep[0] = False
+    keep = _mostly(found.labels, item.known)
     number = np.where(keep, np.cumsum(keep), 0).astype(np.int32)
     kept = np.flatnonzero(keep) - 1
     return Found(number[found.labels], found.centroids[kept], found.classes[kept])
+
+
+def _mostly(labels: NDArray[np.int32], known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(max label + 1,): whether half of an object, or more, is known; False for 0."""
+    size = np.bincount(labels.ravel())
+    keep = 2 * np.bincount(labels[known], minlength=len(size)) >= size
+    keep[0] = False
+    return np.asarray(keep)
 
 
 def summary_of(rows: Sequence[tuple[str, Scores]]) -> dict[str, dict[str, float | None]]:

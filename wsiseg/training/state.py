@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,8 @@ class State:
     """Running mean of ``net``: what is validated and shipped."""
     optimizer: torch.optim.AdamW
     step: int = 0
-    best: float = -math.inf
-    """Highest validation score so far."""
-    best_step: int = 0
+    scaling: dict[str, Any] = field(default_factory=dict)
+    """State of the GradScaler of fp16 (JSON values); {} in other precisions."""
 
     def update_mean(self, decay: float) -> None:
         """Move ``mean`` towards ``net``; faster in the first steps, when it knows nothing."""
@@ -85,13 +84,17 @@ def new_state(net: UNet, schedule: Schedule) -> State:
 
 
 def save_state(path: Path, state: State, facts: dict[str, Any]) -> None:
-    """Write ``state`` as safetensors; ``facts`` (JSON values) say what training it is of."""
+    """Write ``state`` as safetensors; ``facts`` (JSON values) say what training it is of.
+
+    Raises ModelError where a tensor is not finite; what was stored before is then left as it is.
+    """
     tensors: dict[str, NDArray[Any]] = {}
     for part, net in (("net", state.net), ("mean", state.mean)):
         tensors |= {f"{part}.{name}": _array(value) for name, value in net.state_dict().items()}
     for number, values in state.optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{number}.{name}": _array(value) for name, value in values.items()}
-    progress = {"step": state.step, "best": _finite(state.best), "best_step": state.best_step}
+    _check_finite(tensors, state.step)
+    progress = {"step": state.step, "scaling": state.scaling}
     stated = {"kind": "training state", "progress": progress, "training": facts}
     with atomic_write(path) as file:
         file.write(weights_bytes(tensors, stated))
@@ -116,9 +119,7 @@ def load_state(path: Path, state: State, facts: dict[str, Any]) -> None:
         number, what = name.split(".", 1)
         kept["state"].setdefault(int(number), {})[what] = _laid_out(value, parameters[int(number)])
     state.optimizer.load_state_dict(kept)
-    best = progress["best"]
-    state.step, state.best_step = progress["step"], progress["best_step"]
-    state.best = -math.inf if best is None else best
+    state.step, state.scaling = progress["step"], progress["scaling"]
 
 
 def _difference(stored: dict[str, Any], facts: dict[str, Any]) -> str:
@@ -150,5 +151,11 @@ def _array(value: Tensor) -> NDArray[Any]:
     return np.asarray(value.detach().cpu().contiguous().numpy())
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _check_finite(tensors: dict[str, NDArray[Any]], step: int) -> None:
+    bad = sorted(name for name, values in tensors.items() if not np.isfinite(values).all())
+    if bad:
+        raise ModelError(
+            f"after step {step} {len(bad)} of {len(tensors)} tensors, such as {bad[0]}, are not "
+            "finite and are not stored: lower the learning rate, or train in fp32; the last "
+            "checkpoint is sound"
+        )

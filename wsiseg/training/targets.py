@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from wsiseg.errors import InputFileError
+from wsiseg.metrics import centroids
 from wsiseg.model.distance import unit_distance
-from wsiseg.training.labelled import Centres, Labelled
+from wsiseg.training.labelled import Labelled
 from wsiseg.training.warp import Warp, sample
 
 __all__ = ["Grid", "Prepared", "Targets", "contacts", "prepare", "targets_of"]
@@ -100,7 +101,7 @@ def contacts(labels: NDArray[np.uint16]) -> Floats:
 def targets_of(crop: Prepared, warp: Warp, grid: Grid, *, glass: bool = False) -> Targets:
     """Targets of the crop of ``warp``; ``glass``: nothing lies beyond the edge of the image."""
     if crop.item.centres is not None:
-        return _of_centres(crop.item.centres, warp, grid, _annotated(crop.item, warp, grid, glass))
+        return _of_centres(crop.item, warp, grid, _annotated(crop.item, warp, grid, glass))
     if crop.labels is None or crop.maps is None:
         raise InputFileError(f"{crop.item.name} has neither outlines nor centres")
     stem, fill = grid.stem, 0 if glass else None
@@ -126,16 +127,19 @@ def targets_of(crop: Prepared, warp: Warp, grid: Grid, *, glass: bool = False) -
     )
 
 
-def _of_centres(centres: Centres, warp: Warp, grid: Grid, inside: NDArray[np.bool_]) -> Targets:
+def _of_centres(item: Labelled, warp: Warp, grid: Grid, inside: NDArray[np.bool_]) -> Targets:
     """What centres tell: a core of each nucleus, the far background, the ridges halfway.
 
     Nothing is known but ``inside`` (G, G): beyond the edge, nuclei are mirrored, centres are not.
     """
+    centres = item.centres
+    assert centres is not None
     shape = (warp.side // grid.stem,) * 2
+    scale = _true_spacing(item, warp, grid)
     nodes = np.indices(shape).reshape(2, -1).T * grid.stem + (grid.stem - 1) / 2
-    points = warp.points_into_crop(centres.points) * grid.spacing
+    points = warp.points_into_crop(centres.points) * scale
     if len(points):
-        distance, nearest = cKDTree(points).query(nodes * grid.spacing, k=2)
+        distance, nearest = cKDTree(points).query(nodes * scale, k=2)
         first, second = (distance[:, k].reshape(shape) for k in range(2))
         kind = centres.kinds[np.minimum(nearest[:, 0], len(points) - 1)].reshape(shape)
     else:
@@ -157,6 +161,13 @@ def _of_centres(centres: Centres, warp: Warp, grid: Grid, inside: NDArray[np.boo
         hv_weight=nothing[0],
         tp=_one_hot(typed, grid.classes),
     )
+
+
+def _true_spacing(item: Labelled, warp: Warp, grid: Grid) -> float:
+    """µm per px of a crop, with its zoom; that of the grid where no pixel size is known."""
+    if item.mpp is None:
+        return grid.spacing
+    return float(np.sqrt(abs(np.linalg.det(warp.linear)))) * item.mpp
 
 
 def _annotated(item: Labelled, warp: Warp, grid: Grid, glass: bool) -> NDArray[np.bool_]:
@@ -195,9 +206,8 @@ def _one_hot(kinds: NDArray[np.uint8], classes: int) -> Floats:
 
 
 def _centroids(labels: NDArray[np.uint16]) -> Floats:
-    flat = labels.ravel()
-    count = np.maximum(np.bincount(flat), 1)
-    axes = [
-        np.broadcast_to(a, labels.shape).ravel() for a in np.ogrid[tuple(map(slice, labels.shape))]
-    ]
-    return np.stack([np.bincount(flat, weights=a) / count for a in axes], axis=1).astype(np.float32)
+    """(max label + 1, 2) px, pixel centres at whole numbers; 0 where there is no such label."""
+    ids, points = centroids(labels)
+    found = np.zeros((int(labels.max(initial=0)) + 1, 2), dtype=np.float32)
+    found[ids] = points - 0.5
+    return found

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from wsiseg.training.examples import Examples, read_examples
 from wsiseg.training.folder import TrainFolder, write_json
 from wsiseg.training.interrupt import Stop, stoppable
 from wsiseg.training.log import TrainLog
-from wsiseg.training.loop import Report, run_steps
+from wsiseg.training.loop import Report, run_steps, settled
 from wsiseg.training.outcome import Sets, Tell, Trained, TrainProgress, trained_json
 from wsiseg.training.picture import chosen, draw, tile_of
 from wsiseg.training.product import model_of, raw_weights, rounded, score_all, store
@@ -36,9 +36,15 @@ from wsiseg.training.scoring import judge, mean_of, summary_of
 from wsiseg.training.start import new_network
 from wsiseg.training.state import State, load_state, new_state, save_state
 
-__all__ = ["start_of", "train", "train_on"]
+__all__ = ["TRAINING_ALGORITHM", "start_of", "train", "train_on"]
 
 _log = logging.getLogger(__name__)
+
+TRAINING_ALGORITHM = 2
+"""To be raised with whatever gives other tensors for the same settings and data: targets, crops,
+colours, losses, the order of a step. Part of what makes two trainings the same."""
+
+_LIBRARIES = ("numpy", "torch", "opencv-python-headless")
 
 _FREE = ("workers", "path", "checkpoint", "log_every", "pictures", "about", "licence",
          "licence_file", "name")  # fmt: skip
@@ -86,6 +92,7 @@ def train_on(
 ) -> Trained:
     """As ``train``, on images that are in memory."""
     began = time.time()
+    config = replace(config, machine=settled(config.machine))
     rows = examples.rows(config.model.classes)
     terms = terms_of(config, rows, start)
     if terms.warning:
@@ -134,6 +141,8 @@ class _Run:
 def _key(config: TrainConfig, examples: Examples, start: Weights | None) -> dict[str, Any]:
     """What makes two trainings the same."""
     return {
+        "algorithm": TRAINING_ALGORITHM,
+        "versions": _versions(),
         "settings": _without(config.facts(), ("start", *_FREE)),
         "data": examples.digest(),
         "start": None if start is None else start.sha256,
@@ -147,13 +156,17 @@ def _without(value: Any, names: Sequence[str]) -> Any:
 
 
 def _record(config: TrainConfig, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    libraries = ("numpy", "torch", "opencv-python-headless")
     return {
         "config": config.facts(),
         "root": str(config.root),
         "data": rows,
-        "versions": {"wsiseg": __version__} | {name: version(name) for name in libraries},
+        "versions": {"wsiseg": __version__} | _versions(),
     }
+
+
+def _versions() -> dict[str, str]:
+    """Of the libraries whose arithmetic the tensors depend on."""
+    return {name: version(name) for name in _LIBRARIES}
 
 
 def _trained(
@@ -183,8 +196,6 @@ def _begun(run: _Run, key: dict[str, Any]) -> State:
                 f"the checkpoint cannot be used: {error}; start over with --fresh"
             ) from error
     run.folder.cut_history(state.step)
-    if done := _validations(run):
-        state.best, state.best_step = _value(_best(done)), _best(done)["step"]
     return state
 
 
@@ -299,7 +310,6 @@ def _keep(run: _Run, state: State, weights: Weights, entry: dict[str, Any]) -> N
     done = [*_validations(run), entry]
     if state.step == 0 or _best(done) is not entry:
         return
-    state.best, state.best_step = _value(entry), state.step
     with atomic_write(run.folder.best) as file:
         file.write(weights_bytes(weights.tensors, weights.facts))
 

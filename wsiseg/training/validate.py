@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,8 +12,19 @@ from wsiseg.engine.clock import Clock
 from wsiseg.engine.infer import PatchMaps, patch_grid
 from wsiseg.geometry import Box, Space, Tile
 from wsiseg.geometry.links import components
+from wsiseg.image.resample import resample
+from wsiseg.image.slide import SAME_LATTICE
 from wsiseg.image.source import ArraySource
-from wsiseg.metrics import aji, count_overlaps, dice, dq, match_overlaps, match_points, pq
+from wsiseg.metrics import (
+    aji,
+    centroids,
+    count_overlaps,
+    dice,
+    dq,
+    match_overlaps,
+    match_points,
+    pq,
+)
 from wsiseg.model.base import LocalModel, Maps, ModelSpec
 from wsiseg.training.labelled import Labelled
 
@@ -37,13 +47,21 @@ class Found:
 
 
 def on_lattice(item: Labelled, spec: ModelSpec) -> NDArray[np.uint8]:
-    """The image at the model's spacing; as it is where its pixel size is not known."""
-    scale = 1.0 if item.mpp is None else item.mpp / spec.spacing[0]
-    if abs(scale - 1) <= 0.05:
+    """The image at the model's spacing, as a slide is read; as it is at an unknown pixel size."""
+    scale = _scale(item, spec)
+    if scale == 1:
         return item.image
-    size = [max(1, round(n * scale)) for n in item.image.shape[:2]]
-    how = cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA
-    return np.asarray(cv2.resize(item.image, (size[1], size[0]), interpolation=how), dtype=np.uint8)
+    shape = item.image.shape[:2]
+    # as Space.at: the last px may reach beyond the image
+    wanted = Box.of_shape([max(1, int(np.ceil(n / scale - 1e-6))) for n in shape])
+    return resample(lambda box: item.image[box.slices()], shape, (scale, scale), wanted)
+
+
+def _scale(item: Labelled, spec: ModelSpec) -> float:
+    """Px of the image per px of the lattice; 1 where they are within 5 %, as for slides."""
+    if item.mpp is None or abs(item.mpp / spec.spacing[0] - 1) <= SAME_LATTICE:
+        return 1.0
+    return spec.spacing[0] / item.mpp
 
 
 def predict(model: LocalModel, item: Labelled) -> tuple[Found, Maps]:
@@ -56,7 +74,7 @@ def predict(model: LocalModel, item: Labelled) -> tuple[Found, Maps]:
     box = Box.of_shape(space.shape)
     maps = whole.maps(Tile((0,) * box.ndim, box, box), Clock())
     labels = without_small(components(model.links(maps)), model.spec.min_object)
-    return _described(labels, maps, item), maps
+    return _described(labels, maps, item.image.shape[:2], _scale(item, model.spec)), maps
 
 
 def without_small(labels: NDArray[np.int32], least: int) -> NDArray[np.int32]:
@@ -68,29 +86,31 @@ def without_small(labels: NDArray[np.int32], least: int) -> NDArray[np.int32]:
     return number[labels]
 
 
-def _described(labels: NDArray[np.int32], maps: Maps, item: Labelled) -> Found:
+def _described(
+    labels: NDArray[np.int32], maps: Maps, shape: tuple[int, ...], scale: float
+) -> Found:
+    """Objects of the lattice in the px of an image of ``shape``, ``scale`` of which make one."""
     flat = labels.ravel()
+    points = centroids(labels)[1]  # corner-based
     count = np.bincount(flat)[1:].astype(np.float64)
-    axes = np.indices(labels.shape).reshape(2, -1)
-    scale = np.array(item.image.shape[:2]) / labels.shape
-    points = np.stack([np.bincount(flat, weights=a)[1:] / count for a in axes], axis=1)
     each = [
         np.bincount(flat, weights=k.ravel().astype(np.float32))[1:] / count for k in maps.classes
     ]
     classes = np.stack(each, axis=1) if each else np.zeros((len(count), 0))
-    shape = item.image.shape[:2]
-    if labels.shape != shape:
-        # exact: INTER_NEAREST takes the pixel before the nearest one, a shift of half a pixel
-        labels = cv2.resize(
-            labels.astype(np.float32), shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT
-        ).astype(np.int32)
-    return Found(labels, (points + 0.5) * scale - 0.5, classes.astype(np.float32))
+    if scale != 1:  # each pixel has the label of the lattice px that its centre lies in
+        rows, columns = (
+            np.minimum(((np.arange(n) + 0.5) / scale).astype(np.intp), k - 1)
+            for n, k in zip(shape, labels.shape, strict=True)
+        )
+        labels = labels[rows[:, None], columns]
+    return Found(labels, points * scale - 0.5, classes.astype(np.float32))
 
 
 def score(found: Found, item: Labelled) -> Scores:
     """Scores of one image: pq, dq, aji and dice of outlines, or the detection f1 of centres.
 
-    NaN where nothing is and nothing was found.
+    NaN where nothing is and nothing was found, and where the pixel size of an image with centres
+    is not known: what is near cannot be told.
     """
     if item.labels is not None:
         overlaps = count_overlaps(item.labels, found.labels)
@@ -98,8 +118,9 @@ def score(found: Found, item: Labelled) -> Scores:
         values = {"pq": pq(match), "dq": dq(match), "aji": aji(overlaps), "dice": dice(overlaps)}
         return {name: float(value) for name, value in values.items()}
     assert item.centres is not None
-    radius = _RADIUS / (item.mpp or 0.25)
-    match = match_points(item.centres.points, found.centroids, radius)
+    if item.mpp is None:
+        return {"f1": float("nan")}
+    match = match_points(item.centres.points, found.centroids, _RADIUS / item.mpp)
     both = 2 * match.tp + match.fp + match.fn
     return {"f1": 2 * match.tp / both if both else float("nan")}
 

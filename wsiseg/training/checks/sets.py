@@ -20,14 +20,15 @@ _SAME = 8.0  # grey values: mean difference of near copies, in 96 x 96 px
 _RARE = 0.01
 
 
-def check_copies(items: Sequence[Labelled]) -> list[Finding]:
+def check_copies(items: Sequence[Labelled], *, near: bool = True) -> list[Finding]:
     """The same image twice, exactly or nearly so; severe where it is on both sides of the split.
 
     Nearly: stored anew, slightly recoloured or sharpened. Flipped and moved copies are not found.
+    Without ``near`` only exact copies are.
     """
     found = []
     pairs = dict.fromkeys(_exact(items), "the same pixels as")
-    for a, b in _near(items):
+    for a, b in _near(items) if near else ():
         pairs.setdefault((a, b), "nearly the same pixels as")
     for (a, b), what in sorted(pairs.items()):
         apart = items[a].split != items[b].split

@@ -21,7 +21,7 @@ class ClassMap:
     """
 
     classes: tuple[str, ...]
-    """Names, in the order of a model's heads."""
+    """Names, in the order of a model's heads; (): every name has the number 0."""
     renames: Mapping[str, str] = field(default_factory=dict)
     """Name in the file -> name in ``classes``, or "": nuclei of this name have no known class."""
     usual: Mapping[str, str] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class ClassMap:
     def __post_init__(self) -> None:
         _check_names(self.classes)
         for source, target in self.renames.items():
-            if target and _key(target) not in map(_key, self.classes):
+            if self.classes and target and _key(target) not in map(_key, self.classes):
                 raise SettingsError(
                     f"renames: {source!r} becomes {target!r}, which is no class: expected one of "
                     f"{', '.join(self.classes)}, or nothing (class not known)"
@@ -61,6 +61,8 @@ class ClassMap:
         return self._number(name) is not None
 
     def _number(self, name: str | None) -> int | None:
+        if not self.classes:
+            return 0
         key = _key(name or "")
         order = {_key(c): i for i, c in enumerate(self.classes, 1)}
         renames = {_key(source): _key(target) for source, target in self.renames.items()}
@@ -77,9 +79,9 @@ def _key(name: str) -> str:
 
 def _check_names(classes: Iterable[str]) -> None:
     keys = [_key(name) for name in classes]
-    if not keys or not all(keys) or len(set(keys)) < len(keys) or len(keys) > 254:
+    if not all(keys) or len(set(keys)) < len(keys) or len(keys) > 254:
         raise SettingsError(
-            f"classes must be 1 to 254 different names, none of them empty, got {list(classes)}"
+            f"classes must be 254 different names at most, none of them empty, got {list(classes)}"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
@@ -19,7 +19,7 @@ from wsiseg.image.open import open_slide
 from wsiseg.image.slide import Slide
 from wsiseg.training.labelled import Labelled
 from wsiseg.training.readers.files import MAX_PIXELS, spacing_of
-from wsiseg.training.readers.paint import paint
+from wsiseg.training.readers.paint import Painted, paint
 from wsiseg.training.readers.reading import Reading
 
 __all__ = ["Drawn", "labelled_crops", "valid_polygons"]
@@ -60,14 +60,19 @@ def labelled_crops(image: Path, drawn: Drawn, reading: Reading) -> list[Labelled
     With regions, these are the crops (in parts of up to 2048 px), a nucleus that reaches into one
     is labelled whole, and outside of regions nothing counts as background. Without, a crop holds
     the nuclei of a square of 1024 px, and only they and a narrow band around them (0.15 of the
-    median diameter) are known; a note says so. Nuclei near the border of a crop may be in two.
+    median diameter) are known; a note says so. Crops overlap at their borders, but a nucleus is
+    labelled in one of them, that of its centre, and its pixels are unknown in the others. A
+    nucleus most of which is in an Ignore area is not labelled.
     """
     kinds = reading.classes.numbers(drawn.names, drawn.path)
     with open_slide(image) as slide:
         shape = slide.levels[0].shape
         whole = drawn.complete and not len(drawn.regions) and shape[0] * shape[1] <= MAX_PIXELS
-        boxes = [Box.of_shape(shape)] if whole else list(_boxes(drawn, shape))
-        crops = [_crop(slide, image, drawn, box, whole) for box in boxes]
+        parts = [_whole(shape)] if whole else list(_parts(drawn, shape))
+        owner = _owners(drawn.outlines, parts)
+        crops = [
+            _crop(slide, image, drawn, part, owner == number) for number, part in enumerate(parts)
+        ]
         mpp = reading.mpp or drawn.mpp or spacing_of(slide)
     if not crops:
         raise InputFileError(
@@ -93,27 +98,81 @@ def valid_polygons(geometry: NDArray[Any]) -> NDArray[Any]:
 class _Crop:
     name: str
     pixels: NDArray[np.uint8]
-    painted: Any
+    painted: Painted
     known: NDArray[np.bool_] | None
     used: NDArray[np.intp]
     """Places of the nuclei on this crop."""
 
 
-def _crop(slide: Slide, image: Path, drawn: Drawn, box: Box, whole: bool) -> _Crop:
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Where a crop is cut, and what of the slide is its own."""
+
+    box: Box
+    area: Any
+    """Polygon, level-0 px (x, y); the areas of two crops do not overlap."""
+    kind: str
+    """"whole" (the image), "region" or "square" (of nuclei, no region)."""
+
+
+def _crop(slide: Slide, image: Path, drawn: Drawn, part: _Part, mine: NDArray[np.bool_]) -> _Crop:
+    """The crop of ``part``; ``mine`` (N,): which of the nuclei are labelled in it."""
+    box = part.box
     (y, x), shape = box.start, (box.shape[0], box.shape[1])
-    area = shapely.box(x, y, box.stop[1], box.stop[0])
-    near = np.sort(shapely.STRtree(drawn.outlines).query(area, predicate="intersects"))
+    near = np.sort(shapely.STRtree(drawn.outlines).query(_polygon(box), predicate="intersects"))
     painted = paint(_moved(drawn.outlines[near], x, y), shape)
-    if whole:
-        known = np.ones(shape, dtype=np.bool_)
-    elif len(drawn.regions):
-        known = (paint(_moved(drawn.regions, x, y), shape).labels > 0) | (painted.labels > 0)
-    else:
-        known = _band(painted.labels, drawn.outlines)
+    own = np.concatenate([[False], mine[near]])[painted.labels]
+    known = _known(np.where(own, painted.labels, 0), drawn, part)
+    known &= own | (painted.labels == 0)
     known &= paint(_moved(drawn.ignored, x, y), shape).labels == 0
-    name = str(image) if whole else f"{image} [y {y}, x {x}, {shape[0]} x {shape[1]} px]"
-    pixels = slide.read_level(0, box)
-    return _Crop(name, pixels, painted, None if known.all() else known, near[painted.size > 0])
+    painted = _without(painted, mine[near] & _is_known(painted.labels, known, len(near)))
+    name = f"{image} [y {y}, x {x}, {shape[0]} x {shape[1]} px]"
+    return _Crop(
+        str(image) if part.kind == "whole" else name,
+        slide.read_level(0, box),
+        painted,
+        None if known.all() else known,
+        near[painted.size > 0],
+    )
+
+
+def _known(labels: NDArray[np.int32], drawn: Drawn, part: _Part) -> NDArray[np.bool_]:
+    """(H, W): where ``labels`` say all there is, but for what is to be ignored."""
+    if part.kind == "whole":
+        return np.ones(labels.shape, dtype=np.bool_)
+    if part.kind == "square":
+        return _band(labels, drawn.outlines)
+    (y, x), shape = part.box.start, (labels.shape[0], labels.shape[1])
+    area = _moved(np.array([part.area], dtype=object), x, y)
+    return np.asarray((paint(area, shape).labels > 0) | (labels > 0))
+
+
+def _is_known(labels: NDArray[np.int32], known: NDArray[np.bool_], n: int) -> NDArray[np.bool_]:
+    """(N,): whether half of an object, or more, lies where something is known."""
+    size = np.bincount(labels.ravel(), minlength=n + 1)
+    inside = np.bincount(labels[known], minlength=n + 1)
+    return np.asarray((2 * inside >= size)[1:])
+
+
+def _without(painted: Painted, keep: NDArray[np.bool_]) -> Painted:
+    """``painted`` without objects: their places stay, with no pixels."""
+    table = np.concatenate([[0], np.where(keep, np.arange(1, len(keep) + 1), 0)])
+    labels = table.astype(np.int32)[painted.labels]
+    return Painted(labels, painted.hidden * keep, painted.size * keep)
+
+
+def _owners(outlines: NDArray[Any], parts: Sequence[_Part]) -> NDArray[np.intp]:
+    """(N,): the part, of those whose box a nucleus reaches, that is nearest to its centre."""
+    centres = shapely.points(_middles(outlines))
+    least = np.full(len(outlines), np.inf)
+    owner = np.full(len(outlines), -1, dtype=np.intp)
+    tree = shapely.STRtree(outlines)
+    for number, part in enumerate(parts):
+        there = tree.query(_polygon(part.box), predicate="intersects")
+        distance = shapely.distance(centres[there], part.area)
+        nearer = distance < least[there]  # of equals the first
+        least[there[nearer]], owner[there[nearer]] = distance[nearer], number
+    return owner
 
 
 def _item(
@@ -134,23 +193,28 @@ def _item(
     )
 
 
-def _boxes(drawn: Drawn, shape: tuple[int, ...]) -> Iterator[Box]:
-    """Boxes of the crops, within the slide."""
-    slide = Box.of_shape(shape)
+def _whole(shape: tuple[int, ...]) -> _Part:
+    box = Box.of_shape(shape)
+    return _Part(box, _polygon(box), "whole")
+
+
+def _parts(drawn: Drawn, shape: tuple[int, ...]) -> Iterator[_Part]:
+    """Where the crops are cut, within the slide."""
     if len(drawn.regions):
-        parts = shapely.get_parts(_polygonal(shapely.union_all(drawn.regions)))
-        for bounds in shapely.bounds(parts):
-            inner = _box(bounds).clip(shape)
-            yield from (part.grow(MARGIN).clip(shape) for part in _cut(inner) if not part.empty)
+        for region in shapely.get_parts(_polygonal(shapely.union_all(drawn.regions))):
+            for box in _cut(_box(shapely.bounds(region)).clip(shape)):
+                if not box.empty:
+                    area = _polygonal(shapely.intersection(region, _polygon(box)))
+                    yield _Part(box.grow(MARGIN).clip(shape), area, "region")
         return
-    bounds = shapely.bounds(drawn.outlines).reshape(-1, 4)
-    centre = (bounds[:, :2] + bounds[:, 2:]) / 2
-    on = ((centre >= 0) & (centre < (slide.stop[1], slide.stop[0]))).all(axis=1)
-    squares, group = np.unique(centre[on] // GROUP, axis=0, return_inverse=True)
-    for i in range(len(squares)):
+    bounds, middle = shapely.bounds(drawn.outlines).reshape(-1, 4), _middles(drawn.outlines)
+    on = ((middle >= 0) & (middle < (shape[1], shape[0]))).all(axis=1)
+    squares, group = np.unique(middle[on] // GROUP, axis=0, return_inverse=True)
+    for i, corner in enumerate(squares * GROUP):
         mine = bounds[on][group.reshape(-1) == i]
         around = (*mine[:, :2].min(axis=0), *mine[:, 2:].max(axis=0))
-        yield _box(around).grow(MARGIN).clip(shape)
+        area = shapely.box(*corner, *(corner + GROUP))
+        yield _Part(_box(around).grow(MARGIN).clip(shape), area, "square")
 
 
 def _cut(box: Box) -> Iterator[Box]:
@@ -167,6 +231,16 @@ def _cut(box: Box) -> Iterator[Box]:
 def _box(bounds: Any) -> Box:
     left, top, right, bottom = bounds
     return Box((int(top // 1), int(left // 1)), (ceil(bottom), ceil(right)))
+
+
+def _polygon(box: Box) -> Any:
+    return shapely.box(box.start[1], box.start[0], box.stop[1], box.stop[0])
+
+
+def _middles(outlines: NDArray[Any]) -> NDArray[np.float64]:
+    """(N, 2): centres (x, y) of the bounds of outlines."""
+    bounds = shapely.bounds(outlines).reshape(-1, 4)
+    return np.asarray((bounds[:, :2] + bounds[:, 2:]) / 2)
 
 
 def _band(labels: NDArray[np.int32], outlines: NDArray[Any]) -> NDArray[np.bool_]:
@@ -190,7 +264,9 @@ def _polygonal(geometry: Any) -> Any:
 def _note_unused(drawn: Drawn, crops: list[_Crop], whole: bool, reading: Reading) -> None:
     n = len(drawn.outlines)
     used = np.unique(np.concatenate([crop.used for crop in crops]))
-    where = "outside of every region, or off the image" if len(drawn.regions) else "off the image"
+    where = "off the image, or in an Ignore area"
+    if len(drawn.regions):
+        where = f"outside of every region, {where}"
     what = f"{n - len(used)} of {n} nuclei are left out: {where}"
     reading.note(drawn.path, "left out", what, n - len(used), n)
     if not whole and not len(drawn.regions):

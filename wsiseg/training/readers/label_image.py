@@ -19,7 +19,7 @@ from wsiseg.training.readers.tables import read_table
 __all__ = ["LABEL_SUFFIXES", "kinds_of", "numbered", "read_label_image", "read_types"]
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".npy")
-_PLAIN_ID = 1 << 20  # ids up to here are kept; tables by id stay small
+_PLAIN_ID = 2**16 - 1  # ids up to here are kept: what Labelled takes
 _EIGHT = np.ones((3, 3), dtype=np.int8)
 _DAMAGED = (
     *(OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError),
