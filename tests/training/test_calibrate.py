@@ -53,6 +53,11 @@ def test_few_nuclei_are_not_fitted_to() -> None:
     assert calibrate(drawn(2.0, 50)) is not None
 
 
+def test_nuclei_of_one_class_are_not_fitted_to() -> None:
+    many = drawn(2.0, 500)
+    assert calibrate(Typed(many.logs, many.starts, np.zeros_like(many.truth))) is None
+
+
 def test_the_calibration_error_of_a_worked_example() -> None:
     # bin of 0.9: two of four right, gap .4, weight 4/5; bin of 0.55: one of one, gap .45
     p = np.array([[0.9, 0.1]] * 4 + [[0.45, 0.55]])

@@ -73,7 +73,7 @@ def test_paths_may_name_the_environment(tmp_path: Path, monkeypatch: pytest.Monk
         ('[machine]\nprecision = "fp16"', "machine.precision must be one of auto, bf16, fp32"),
         ('[machine]\ndevice = "tpu"', "machine.device must be one of cpu, cuda, mps"),
         ('[validation]\nkeep = "all"', "validation.keep must be one of best, last"),
-        ("[model]\nmargin = 128", "model.patch must be more than two margins"),
+        ("[model]\nmargin = 256", "model.patch must be more than two margins"),
         ('[model]\nname = "a/b"', "model.name must be letters"),
         ("seed = -1", "seed must be 0"),
         ('root = "x"', "root cannot be set"),
@@ -140,4 +140,4 @@ def test_the_settings_of_the_shipped_weights_can_be_read() -> None:
     assert config.loss.classes == (1.0, 1.0, 1.0, 2.0)
     assert config.model.classes == CLASSES
     assert sum(p.numel() for p in UNet(config.network).parameters()) == 3_800_840
-    assert (config.schedule.steps, config.seed) == (14_000, 20_261_120)
+    assert (config.schedule.steps, config.seed) == (12_600, 20_261_120)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from wsiseg.errors import ModelError
-from wsiseg.model.unet import UNet, UNetConfig
+from wsiseg.model.unet import UNet, UNetConfig, normalised
 from wsiseg.training import loop
 from wsiseg.training.colour import Colour
+from wsiseg.training.config import TrainConfig
 from wsiseg.training.labelled import Labelled
-from wsiseg.training.loop import Machine, normalised, run_steps
+from wsiseg.training.loop import Machine, run_steps, settled
 from wsiseg.training.losses import LossWeights, losses
 from wsiseg.training.sample import Crops, Sampling
 from wsiseg.training.state import Schedule, new_state
@@ -47,6 +50,24 @@ def _weights(state):
 
 def _steps(state, crops, stop, machine=ONE):
     return list(run_steps(state, crops, SCHEDULE, LossWeights(), machine, stop))
+
+
+def test_auto_precision_is_that_of_the_device(monkeypatch):
+    monkeypatch.setattr(loop, "best_precision", {"cpu": "fp32", "cuda:1": "bf16"}.get)
+    machine = TrainConfig().machine
+    assert machine.precision == "auto"
+    assert settled(replace(machine, device="cuda:1")).precision == "bf16"
+    assert settled(machine).precision == "fp32"
+    assert settled(replace(machine, precision="bf16")).precision == "bf16"
+
+
+def test_no_number_of_threads_means_those_cores_that_may_be_used(crops, monkeypatch):
+    asked, set_threads = [], torch.set_num_threads
+    monkeypatch.setattr(loop.os, "sched_getaffinity", lambda pid: {1, 4, 5}, raising=False)
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    _steps(_state(), crops, 1, replace(ONE, threads=0))
+    set_threads(1)
+    assert asked == [3]
 
 
 def test_steps_are_taken_up_to_the_stop_and_reported_each(crops):

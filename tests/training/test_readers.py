@@ -596,6 +596,79 @@ def test_large_regions_are_cut_without_gap_or_overlap(tmp_path: Path) -> None:
     assert sum(i.image.shape[1] for i in items) == 5001 + 4 * MARGIN
 
 
+def no_pixel_on_both_sides(tmp_path: Path, drawn: list[Any], *regions: Any) -> int:
+    """Reads ``drawn`` on an image of columns, and holds each crop against every other."""
+    shape = (140, 3100)
+    y, x = np.indices(shape)
+    image = png(tmp_path / "s.png", np.stack([y, x % 256, x // 256], axis=-1).astype(np.uint8))
+    features = [*map(feature, drawn), *(feature(r, "Region*") for r in regions)]
+    items = read_annotations(image, qupath(tmp_path / "s.geojson", *features))
+    owner = np.zeros(shape, np.int64)  # of the pixels of nuclei
+    found = 0
+    spans = []
+    for number, item in enumerate(items, 1):
+        assert item.labels is not None
+        at = (
+            item.image[..., 0].astype(int),
+            item.image[..., 1] + 256 * item.image[..., 2].astype(int),
+        )
+        inside = item.labels > 0
+        assert not owner[at][inside].any()
+        owner[at[0][inside], at[1][inside]] = number
+        found += len(np.unique(item.labels[inside]))
+        spans.append((at, np.ones(inside.shape, bool) if item.known is None else item.known))
+    for number, (at, known) in enumerate(spans, 1):
+        assert np.isin(owner[at][known], (0, number)).all()
+        assert known[owner[at] == number].all()
+    overlaps = sum(at[0].size for at, _ in spans) > len(np.unique(np.concatenate(
+        [(at[0] * shape[1] + at[1]).ravel() for at, _ in spans])))  # fmt: skip
+    assert overlaps  # else there was nothing to tell
+    return found
+
+
+def test_a_nucleus_near_a_seam_is_labelled_in_one_crop_and_unknown_in_the_others(
+    tmp_path: Path,
+) -> None:
+    row = [shapely.box(x, 40 + x % 7, x + 13, 60) for x in range(940, 1120, 15)]
+    assert no_pixel_on_both_sides(tmp_path, row) == len(row)
+
+
+def test_nuclei_around_the_seams_of_a_large_region_belong_to_one_crop(tmp_path: Path) -> None:
+    row = [shapely.box(x, 40, x + 13, 60 + x % 9) for x in range(1480, 1620, 15)]
+    edge = [shapely.box(500 + x, 125, 512 + x, 138) for x in range(0, 90, 15)]  # reach out
+    region = shapely.box(0, 0, 3100, 130)
+    assert no_pixel_on_both_sides(tmp_path, row + edge, region) == len(row) + len(edge)
+
+
+def test_nuclei_between_two_regions_belong_to_one_crop(tmp_path: Path) -> None:
+    corner = shapely.union(shapely.box(0, 0, 300, 30), shapely.box(0, 0, 30, 130))
+    within = shapely.box(60, 60, 290, 130)  # in the bounds of the other
+    drawn = [
+        shapely.box(40, 100, 66, 112),
+        shapely.box(24, 60, 40, 70),
+        shapely.box(90, 90, 99, 99),
+    ]
+    assert no_pixel_on_both_sides(tmp_path, drawn, corner, within) == 3
+
+
+def test_nuclei_in_an_ignored_area_are_no_nuclei(tmp_path: Path, rng: np.random.Generator) -> None:
+    image = png(tmp_path / "s.png", picture(rng))
+    drawing = qupath(
+        tmp_path / "s.geojson",
+        feature(shapely.box(0, 0, 97, 131), "Region*"),
+        feature(shapely.box(0, 0, 30, 131), "Ignore*"),
+        feature(shapely.box(5, 50, 15, 60)),
+        feature(shapely.box(24, 20, 34, 30)),  # 6 of 10 columns
+        feature(shapely.box(26, 80, 36, 90)),  # 4 of 10 columns
+    )
+    (item,) = read_annotations(image, drawing)
+    assert item.labels is not None
+    assert item.known is not None
+    assert np.unique(item.labels).tolist() == [0, 3]
+    assert not item.known[20:30, 24:34].any()
+    assert item.known[80:90, 30:36].all()
+
+
 def test_ignored_areas_are_not_known(tmp_path: Path, rng: np.random.Generator) -> None:
     image = png(tmp_path / "s.png", picture(rng))
     drawing = qupath(

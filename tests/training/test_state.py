@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -59,17 +57,17 @@ def _differ(a, b):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "channels last"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_stopped_and_resumed_equals_undisturbed(crops, tmp_path, layout, precision):
     straight = _fresh(layout)
     reports = _run(straight, crops, 6, precision)
     stopped = _fresh(layout)
     before = _run(stopped, crops, 2, precision)
-    stopped.best, stopped.best_step = 0.61, 2
     save_state(tmp_path / "state.safetensors", stopped, FACTS)
     resumed = _fresh(layout, seed=5)
     load_state(tmp_path / "state.safetensors", resumed, FACTS)
-    assert (resumed.step, resumed.best, resumed.best_step) == (2, 0.61, 2)
+    assert (resumed.step, resumed.scaling) == (2, stopped.scaling)
+    assert bool(resumed.scaling) == (precision == "fp16")
     assert _differ(resumed, stopped) == []
     after = _run(resumed, crops, 6, precision)
     assert _differ(resumed, straight) == []
@@ -83,7 +81,7 @@ def test_a_state_that_has_not_begun_comes_back(tmp_path):
     load_state(tmp_path / "s.safetensors", again, FACTS)
     assert _differ(state, again) == []
     assert again.step == 0
-    assert again.best == -math.inf
+    assert again.scaling == {}
 
 
 def test_saving_changes_nothing_and_replaces_what_was_there(crops, tmp_path):
@@ -100,6 +98,16 @@ def test_saving_changes_nothing_and_replaces_what_was_there(crops, tmp_path):
     assert again.step == 2
     assert _differ(state, again) == []
     assert [p.name for p in tmp_path.iterdir()] == ["s.safetensors"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_not_stored_and_what_was_stays(saved, value):
+    before, state = saved.read_bytes(), _fresh()
+    with torch.no_grad():
+        state.net.head.bias[1] = value
+    with pytest.raises(ModelError, match=r"1 of .* such as net\.head\.bias.*not finite"):
+        save_state(saved, state, FACTS)
+    assert saved.read_bytes() == before
 
 
 @pytest.fixture

@@ -360,6 +360,23 @@ def test_classes_of_centres_are_given_near_them_only_and_not_where_two_are_near(
     assert found.np[_around(points[3]) < _CORE].all()  # but it is a nucleus
 
 
+@pytest.mark.parametrize("zoom", [0.5, 1.0, 1.6])
+@pytest.mark.parametrize("mpp", [0.25, 0.5])
+def test_limits_around_centres_are_true_micrometres_at_any_zoom(zoom, mpp):
+    point = np.array([60.0, 66.0])
+    item = replace(_clicked([point]).item, mpp=mpp)
+    scale = 0.25 / mpp * zoom  # px of the image per px of the crop, as a crop is drawn
+    warp = Warp(np.eye(2) * scale, np.array([63.5, 63.5]), None, SIDE)
+    found = targets_of(prepare(item), warp, _grid())
+    away = warp.places().astype(np.float64) - point[:, None, None]
+    r = mpp * np.sqrt((away**2).sum(axis=0))
+    seen = ((warp.places() >= -0.5) & (warp.places() <= 127.5)).all(axis=0)
+    sure = (np.abs(r - _CORE) > 1e-3) & (np.abs(r - _FAR) > 1e-3)
+    assert (found.np == 1).any()
+    assert np.array_equal((found.np == 1)[sure], (r < _CORE)[sure])
+    assert np.array_equal((found.np_weight > 0)[sure], (((r < _CORE) | (r > _FAR)) & seen)[sure])
+
+
 @pytest.mark.parametrize("points", [[], [(63.0, 63.0)], [(500.0, -90.0)]])
 @pytest.mark.parametrize("stem", [1, 2])
 def test_few_or_no_centres_are_no_special_case(points, stem):

@@ -1,6 +1,7 @@
 """Training from a TOML file: what comes out, and how bad input ends."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,11 +17,16 @@ from wsiseg.errors import (
     KeyMismatchError,
     LockedError,
     ModelError,
+    SettingsError,
     WsisegError,
 )
 from wsiseg.model.unet import UNet, UNetConfig, default_spec, save_unet
 from wsiseg.model.weights import load_weights, read_facts
+from wsiseg.training import key
+from wsiseg.training.config import read_config
+from wsiseg.training.examples import read_examples
 from wsiseg.training.outcome import TrainProgress
+from wsiseg.training.provenance import OWN, RESEARCH_ONLY
 from wsiseg.training.train import train
 
 Write = Callable[..., Path]
@@ -89,10 +95,40 @@ def test_cases_can_be_held_out_where_there_is_no_split(work: Path, edited: Write
     assert done.scores["syn"]["images"] == 2
 
 
-def test_without_classes_the_classes_of_the_data_are_not_used(work: Path, edited: Write) -> None:
+def test_data_with_a_split_of_their_own_are_not_held_out(work: Path, edited: Write) -> None:
+    path = edited(('path = "data"', 'path = "data"\nheld_out = 0.3'), ("steps = 9", "steps = 1"))
+    with pytest.raises(SettingsError, match=r"held_out cannot be 0.3 for data.*its own split"):
+        train(path, work / "out")
+    both = 'path = "data"\nheld_out = 0.3\nsplit = "train"'
+    done = train(edited(('path = "data"', both), ("steps = 9", "steps = 1")), work / "out")
+    assert done.scores["syn"]["images"] == 1
+
+
+def test_cases_and_copies_on_both_sides_of_the_split_are_told(
+    work: Path, edited: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = edited(("steps = 9", "steps = 1"))
+    read_examples(read_config(config))
+    assert "both splits" not in caplog.text
+    assert "same pixels" not in caplog.text
+    caplog.clear()
+    manifest = work / "data" / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace("c5", "c4"))
+    for end in (".png", "_labels.png", "_types.csv"):
+        shutil.copy(work / "data" / f"i0{end}", work / "data" / f"i2{end}")
+    read_examples(read_config(config))
+    assert "case c4: case in both splits" in caplog.text
+    assert "the same pixels as" in caplog.text
+    assert caplog.text.count("in both splits") == caplog.text.count("same pixels") == 1
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_without_classes_the_classes_of_the_data_are_not_used(
+    work: Path, edited: Write, typed: bool
+) -> None:
     for path in (work / "data").glob("*_types.csv"):
-        path.write_text("")
-        path.unlink()
+        if not typed:
+            path.unlink()
     done = train(edited(('["a", "b"]', "[]"), ("steps = 9", "steps = 1")), work / "out")
     assert wsiseg.load_model(done.weights).spec.classes == ()
 
@@ -107,6 +143,33 @@ def test_research_data_never_make_open_weights(
     assert not wsiseg.model.zoo.model_info(done.weights).is_open  # type: ignore[attr-defined]
     assert "For research use" in (done.weights / "LICENSE").read_text()
     assert "research use only" in caplog.text
+
+
+@pytest.mark.parametrize("stated", ["", "MIT"])
+def test_weights_of_ones_own_data_alone_have_the_licence_that_one_gives_them(
+    work: Path, edited: Write, stated: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = work / "data" / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace("CC0", OWN))
+    given = ('name = "tiny"', f'name = "tiny"\nlicence = "{stated}"')
+    done = train(edited(given, ("steps = 9", "steps = 1")), work / "out")
+    assert done.licence == (stated or RESEARCH_ONLY)
+    assert ("set model.licence" in caplog.text) == (not stated)
+    assert "not open" not in caplog.text
+
+
+def test_another_algorithm_or_library_is_another_training(
+    work: Path, edited: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = edited(("steps = 9", "steps = 1"))
+    train(config, work / "out")
+    with monkeypatch.context() as patched:
+        patched.setattr(key, "TRAINING_ALGORITHM", -1)
+        with pytest.raises(KeyMismatchError, match="algorithm -1"):
+            train(config, work / "out")
+    monkeypatch.setattr(key, "version", lambda name: "0.0")
+    with pytest.raises(KeyMismatchError, match=r"versions\.numpy"):
+        train(config, work / "out")
 
 
 @pytest.fixture
@@ -227,12 +290,13 @@ def test_weights_are_started_from_and_classes_go_by_name(work: Path, edited: Wri
     np.testing.assert_allclose(
         new.tensors["stem.conv.weight"], old.tensors["stem.conv.weight"], atol=1e-3
     )
-    # np, 2 x hv, dt, then the classes: b is row 1 of 2 now and was row 0, with its temperature
+    # np, 2 x hv, dt, then the classes: b is row 1 of 2 now and was row 0, with its temperature;
+    # hv is not stored
     np.testing.assert_allclose(
-        new.tensors["head.bias"][:4], old.tensors["head.bias"][:4], atol=1e-6
+        new.tensors["head.bias"][:2], old.tensors["head.bias"][[0, 3]], atol=1e-6
     )
     np.testing.assert_allclose(
-        new.tensors["head.bias"][5], old.tensors["head.bias"][4] / 2, atol=1e-6
+        new.tensors["head.bias"][3], old.tensors["head.bias"][4] / 2, atol=1e-6
     )
     assert done.before["syn"]["pq"] is not None
     assert done.licence == "CC-BY-NC-SA-4.0 AND CC0-1.0"

@@ -15,6 +15,7 @@ from scipy import ndimage
 from wsiseg.engine.segment import find_objects
 from wsiseg.geometry import Box, Space
 from wsiseg.geometry.links import components, links_of
+from wsiseg.image import open_slide
 from wsiseg.image.source import ArraySource
 from wsiseg.metrics import aji, count_overlaps, dice, dq, match, pq
 from wsiseg.model.base import Maps
@@ -126,7 +127,7 @@ def test_images_of_unknown_or_almost_the_right_pixel_size_are_taken_as_they_are(
     assert on_lattice(item, network.spec) is item.image
 
 
-@pytest.mark.parametrize(("mpp", "shape"), [(0.25, (72, 78)), (1.0, (286, 314)), (0.4, (114, 126))])
+@pytest.mark.parametrize(("mpp", "shape"), [(0.25, (72, 79)), (1.0, (286, 314)), (0.4, (115, 126))])
 def test_images_are_brought_to_the_lattice_of_the_model(network, mpp, shape):
     item = _slide(mpp=mpp)
     image = on_lattice(item, network.spec)
@@ -217,7 +218,7 @@ def _most_pairs(truth, pred, radius):
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 999), mpp=st.sampled_from([0.25, 0.5, None]), counts=st.tuples(
+@given(seed=st.integers(0, 999), mpp=st.sampled_from([0.25, 0.5]), counts=st.tuples(
     st.integers(1, 5), st.integers(0, 5)))  # fmt: skip
 def test_f1_of_centres_counts_the_most_pairs_within_3_um(seed, mpp, counts):
     rng = np.random.default_rng(seed)
@@ -225,8 +226,32 @@ def test_f1_of_centres_counts_the_most_pairs_within_3_um(seed, mpp, counts):
     image = np.zeros((40, 40, 3), np.uint8)
     item = Labelled("c", image, centres=Centres(truth, np.zeros(counts[0], np.uint8)), mpp=mpp)
     found = Found(np.zeros((40, 40), np.int32), pred, np.zeros((counts[1], 0), np.float32))
-    hits = _most_pairs(truth, pred, 3 / (mpp or 0.25)) if counts[1] else 0
+    hits = _most_pairs(truth, pred, 3 / mpp) if counts[1] else 0
     assert score(found, item)["f1"] == pytest.approx(2 * hits / (counts[0] + counts[1]))
+
+
+def test_centres_at_an_unknown_size_have_no_score():
+    image, points = np.zeros((40, 40, 3), np.uint8), np.array([[9.0, 9.0]])
+    item = Labelled("c", image, centres=Centres(points, np.ones(1, np.uint8)))
+    found = Found(np.zeros((40, 40), np.int32), points, np.zeros((1, 0), np.float32))
+    assert np.isnan(score(found, item)["f1"])
+    assert score(found, replace(item, mpp=0.25)) == {"f1": 1}
+
+
+@pytest.mark.parametrize("mpp", [0.25, 0.31, 0.4, 0.9])
+def test_predict_finds_what_a_user_finds_at_any_pixel_size(network, mpp):
+    item = _slide((143, 157), mpp=mpp)
+    slide = open_slide(item.image, mpp=mpp)
+    space = slide.at(network.spec.spacing)
+    np.testing.assert_array_equal(
+        on_lattice(item, network.spec), slide.read(Box.of_shape(space.shape), space)
+    )
+    objects = find_objects(slide, network, region=64)
+    found, maps = predict(network, item)
+    assert len(objects) > 3
+    assert np.array_equal(components(network.links(maps)), objects.paint(Box.of_shape(space.shape)))
+    scale = network.spec.spacing[0] / mpp
+    np.testing.assert_allclose(found.centroids, objects.centroids * scale - 0.5, atol=1e-9)
 
 
 def test_nothing_there_and_nothing_found_is_no_score():

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from wsiseg.errors import InputFileError
 from wsiseg.image.slide import MAX_MPP, MIN_MPP
 from wsiseg.run.inputs import Polygons, read_objects
-from wsiseg.training.readers.centres import _Marked as Marked
+from wsiseg.training.readers.centres import Marked
 from wsiseg.training.readers.tables import Row, read_table
 
 __all__ = [

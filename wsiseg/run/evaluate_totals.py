@@ -39,8 +39,8 @@ def totals(judged: Sequence[Judged], rules: Rules, resamples: Resamples) -> Docu
     Each metric has ``mean`` (over images) and ``pooled`` (as if the images were one), each with
     ``_95`` ([low, high], or null: see ``Resamples.estimate``), ``n`` and ``n_excluded`` (images
     that count in the mean, and those where the metric is undefined). ``outlined`` counts the
-    images with outlines and their objects, to which all errors but missed and false belong. ``classes``
-    has F_c ("f1_type") and PQ by class. ``mpq``: mPQ (``mean``) and mPQ+ (``pooled``).
+    images with outlines and their objects, to which all errors but missed and false belong.
+    ``classes`` has F_c ("f1_type") and PQ by class. ``mpq``: mPQ (``mean``) and mPQ+ (``pooled``).
     ``weighted_f1``: the mean F1 of classes weighted by their counts, of found nuclei
     (``classification``) and of all (``with_detection``).
     """

@@ -156,7 +156,7 @@ def _check_tta(model: Any) -> None:
         weighty = [info.name for info in models() if info.licence_file is not None]
         raise SettingsError(
             f"--tta averages maps of a network over mirror images, and the model {model!r} has no "
-            f"network: leave it out, or use {', '.join([*weighty, 'a path of weights'])}"
+            f"network: leave it out, or use {' or '.join([*weighty, 'a path of weights'])}"
         )
 
 

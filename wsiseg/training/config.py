@@ -78,6 +78,8 @@ class Product:
     """What it is for, in a sentence."""
     classes: tuple[str, ...] = CLASSES
     """Names, in the order of the TP map; (): no classes."""
+    limits: tuple[str, ...] = ()
+    """Known failures, a sentence each, for the card."""
     licence: str = ""
     """SPDX expression; "": derived from the licences of the data, never more open than they are."""
     licence_file: Path | None = None

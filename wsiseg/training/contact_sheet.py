@@ -14,7 +14,7 @@ from wsiseg.atomic import atomic_write, writing
 from wsiseg.training.checks.finding import Finding
 from wsiseg.training.labelled import Labelled
 
-__all__ = ["contact_sheet"]
+__all__ = ["contact_sheet", "edges"]
 
 _log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ def _drawn(item: Labelled) -> NDArray[np.uint8]:
     if item.known is not None:
         out[~item.known[box]] = (out[~item.known[box]] * _UNKNOWN).astype(np.uint8)
     if item.labels is not None:
-        out[_edges(item.labels[box])] = _OUTLINE
+        out[edges(item.labels[box])] = _OUTLINE
     elif item.centres is not None:
         corner = np.array([box[0].start, box[1].start])
         _crosses(out, np.round(item.centres.points - corner).astype(int))
@@ -147,7 +147,7 @@ def _busiest(item: Labelled) -> tuple[slice, slice]:
     return slice(int(tops[i]), int(ends[0][i])), slice(int(lefts[j]), int(ends[1][j]))
 
 
-def _edges(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
+def edges(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
     """Pixels of labels that have another value above, below, left or right."""
     edge = np.zeros(labels.shape, dtype=np.bool_)
     down, right = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]

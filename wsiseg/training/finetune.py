@@ -10,13 +10,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from wsiseg.errors import ModelError, SettingsError
-from wsiseg.model.distance import DistanceRule
-from wsiseg.model.hv import VoteRule
+from wsiseg.model.unet import rule_of
 from wsiseg.model.weights import Weights
 from wsiseg.model.zoo import find_weights
 from wsiseg.training.colour import Colour
@@ -30,7 +28,6 @@ from wsiseg.training.losses import LossWeights
 from wsiseg.training.outcome import Tell, Trained
 from wsiseg.training.provenance import OWN
 from wsiseg.training.sample import Sampling
-from wsiseg.training.settings import fill
 from wsiseg.training.start import network_of
 from wsiseg.training.state import Schedule
 from wsiseg.training.train import train_on
@@ -161,7 +158,7 @@ def _config(
     return TrainConfig(
         model=product,
         network=network,
-        rule=_rule(weights),
+        rule=rule_of(weights),
         sampling=replace(how.sampling, spacing=spacing),
         loss=loss,
         schedule=how.schedule,
@@ -180,12 +177,3 @@ def _classes_in(items: Sequence[Labelled]) -> int:
     for item in items:
         found |= set(item.kinds.tolist()) - {0}
     return len(found)
-
-
-def _rule(weights: Weights) -> DistanceRule | VoteRule:
-    stated: dict[str, Any] = dict(weights.facts.get("rule") or {})
-    is_distance = stated.pop("kind", "") == "distance"
-    try:
-        return fill(DistanceRule, stated, "rule") if is_distance else fill(VoteRule, stated, "rule")
-    except SettingsError as error:
-        raise ModelError(f"{weights.path}: {error}") from error

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from wsiseg.errors import ModelError
-from wsiseg.model.unet.network import UNetConfig
+from wsiseg.model.unet.network import normalised
 from wsiseg.model.zoo import best_precision
 from wsiseg.training.losses import LossWeights, losses
 from wsiseg.training.sample import Crops
@@ -122,14 +122,6 @@ def _losses(
     with torch.autocast(machine.device.split(":")[0], dtype=dtype, enabled=dtype is not None):
         raw = state.net.on_grid(x if dtype is None else x.to(dtype))
     return losses(raw.float(), on_device, config, weights)
-
-
-def normalised(image: Tensor, config: UNetConfig) -> Tensor:
-    """Network input (B, C, *s) of pixels (B, *s, C)."""
-    shape = (1, -1) + (1,) * config.ndim
-    x = image.movedim(-1, 1).float()  # a view: channels stay last in memory
-    mean = torch.tensor(config.mean, device=x.device).reshape(shape)
-    return (x - mean) / torch.tensor(config.std, device=x.device).reshape(shape)
 
 
 def _check_finite(found: dict[str, Tensor], step: int) -> None:

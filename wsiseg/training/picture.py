@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.atomic import atomic_write, make_folder, writing
+from wsiseg.training.contact_sheet import edges
 from wsiseg.training.labelled import Labelled
 from wsiseg.training.scoring import Judged
 from wsiseg.training.validate import Found
@@ -75,9 +76,9 @@ def tile_of(judged: Judged) -> Image:
 
 
 def _outline(shown: Image, item: Labelled, found: Found, window: tuple[slice, ...]) -> None:
-    mine = _edges(found.labels[window])
+    mine = _enlarged_edges(found.labels[window])
     if item.labels is not None:
-        truth = _edges(item.labels[window])
+        truth = _enlarged_edges(item.labels[window])
         shown[truth], shown[mine], shown[truth & mine] = _TRUE, _FOUND, _BOTH
         return
     shown[mine] = _FOUND
@@ -87,17 +88,8 @@ def _outline(shown: Image, item: Labelled, found: Found, window: tuple[slice, ..
         cv2.drawMarker(shown, (x, y), _TRUE, cv2.MARKER_CROSS, 9, 2)
 
 
-def _edges(labels: NDArray[Any]) -> NDArray[np.bool_]:
-    """Pixels of enlarged objects that have a neighbour of another label."""
-    grown = np.repeat(np.repeat(labels, _ZOOM, axis=0), _ZOOM, axis=1)
-    edge = np.zeros(grown.shape, dtype=np.bool_)
-    for axis in range(2):
-        differ = np.diff(grown, axis=axis) != 0
-        here, after = [slice(None)] * 2, [slice(None)] * 2
-        here[axis], after[axis] = slice(None, -1), slice(1, None)
-        edge[tuple(here)] |= differ
-        edge[tuple(after)] |= differ
-    return np.asarray(edge & (grown > 0))
+def _enlarged_edges(labels: NDArray[Any]) -> NDArray[np.bool_]:
+    return edges(np.repeat(np.repeat(labels, _ZOOM, axis=0), _ZOOM, axis=1))
 
 
 def _middle(size: int) -> slice:

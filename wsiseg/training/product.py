@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 
+from wsiseg.metrics.bootstrap import Resamples, mean_of
 from wsiseg.model.unet import UNet, UNetModel, default_spec, map_sizes, weights_of
 from wsiseg.model.weights import Weights, load_weights, save_weights, with_facts
 from wsiseg.training.calibrate import Calibration, calibrate, joined, typed_nuclei
@@ -18,8 +19,9 @@ from wsiseg.training.config import TrainConfig
 from wsiseg.training.labelled import Labelled
 from wsiseg.training.provenance import Terms, card_of
 from wsiseg.training.scoring import judge, summary_of
+from wsiseg.training.validate import Scores
 
-__all__ = ["Scored", "model_of", "raw_weights", "rounded", "score_all", "store"]
+__all__ = ["Scored", "intervals", "model_of", "raw_weights", "score_all", "store"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class Scored:
 
     sets: dict[str, dict[str, float | None]]
     """Set -> metric -> mean over its images; ``images`` is their number."""
+    intervals: dict[str, dict[str, tuple[float, float]]]
+    """Set -> metric -> 95 % interval of that mean, over resampled cases; where there is one."""
     calibration: Calibration | None
 
 
@@ -76,13 +80,6 @@ def model_of(weights: Weights, config: TrainConfig) -> Iterator[UNetModel]:
         torch.set_num_threads(threads)
 
 
-def rounded(weights: Weights, folder: Path) -> Weights:
-    """``weights`` as they are after being stored in half precision; ``folder``: for a while."""
-    with TemporaryDirectory(dir=folder, prefix="rounded-") as place:
-        path = save_weights(place, weights, card="for rounding", licence="none", half=True)
-        return load_weights(path)
-
-
 def score_all(
     weights: Weights,
     config: TrainConfig,
@@ -96,7 +93,25 @@ def score_all(
             rows.append((judged.item.set, judged.scores))
             if config.model.classes:
                 typed.append(typed_nuclei(judged, model))
-    return Scored(_counted(summary_of(rows), items), calibrate(joined(typed)) if typed else None)
+    cases = [item.case or item.name for item in items]
+    sets = _counted(summary_of(rows), items)
+    return Scored(sets, intervals(rows, cases), calibrate(joined(typed)) if typed else None)
+
+
+def intervals(
+    rows: Sequence[tuple[str, Scores]], cases: Sequence[str]
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """95 % intervals of the means of (set, scores) by resampling ``cases``, one per row."""
+    found: dict[str, dict[str, tuple[float, float]]] = {}
+    for name in sorted({name for name, _ in rows}):
+        mine = [k for k, (other, _) in enumerate(rows) if other == name]
+        draws = Resamples.draw([cases[k] for k in mine])
+        for metric in rows[mine[0]][1]:
+            values = np.array([rows[k][1].get(metric, np.nan) for k in mine])
+            estimate = draws.estimate(mean_of(values))
+            if np.isfinite((estimate.low, estimate.high)).all():
+                found.setdefault(name, {})[metric] = (estimate.low, estimate.high)
+    return found
 
 
 def store(
@@ -116,6 +131,7 @@ def store(
         "config": config,
         "spec": spec,
         "scores": {"val": scored.sets} if scored.sets else {},
+        "intervals": {"val": scored.intervals},
         "calibration": None if found is None else asdict(found),
         "training": made,
     }

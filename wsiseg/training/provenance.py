@@ -216,21 +216,25 @@ def _scores(facts: dict[str, Any]) -> list[str]:
     if not sets:
         return [*lines, "None: there was no validation image.", ""]
     lines += [
-        "Means over the validation images of each set, by the weights as they are stored.",
+        "Means over the validation images of each set, by the weights as they are stored; in "
+        "brackets 95 % intervals over resampled cases, too narrow where these are few.",
         "",
     ]
     names = list(dict.fromkeys(k for scores in sets.values() for k in scores))
     lines.append(f"| set | {' | '.join(names)} |")
     lines.append("|---" * (len(names) + 1) + "|")
+    around = facts.get("intervals", {}).get("val", {})
     for name, scores in sets.items():
-        lines.append(f"| {name} | {' | '.join(_number(scores.get(k)) for k in names)} |")
+        cells = (_number(scores.get(k), around.get(name, {}).get(k)) for k in names)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 
-def _number(value: float | int | None) -> str:
+def _number(value: float | int | None, around: Sequence[float] | None) -> str:
     if value is None:
         return ""
-    return str(value) if isinstance(value, int) else f"{value:.3f}"
+    shown = str(value) if isinstance(value, int) else f"{value:.3f}"
+    return shown if around is None else f"{shown} ({around[0]:.2f} to {around[1]:.2f})"
 
 
 def _calibration(found: dict[str, Any] | None, spec: dict[str, Any]) -> list[str]:
@@ -257,5 +261,7 @@ def _limits(made: dict[str, Any]) -> list[str]:
         "The validation images also chose among the weights of this training, so expect a little "
         "less elsewhere. Stains, scanners and organs unlike those above were not tried. Not for "
         "diagnosis.",
+        "",
+        *(f"- {limit}" for limit in made["config"]["model"].get("limits", ())),
         "",
     ]

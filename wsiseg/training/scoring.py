@@ -53,7 +53,9 @@ def known_part(item: Labelled) -> Labelled:
         return replace(item, centres=Centres(item.centres.points[mine], item.centres.kinds[mine]))
     assert item.labels is not None
     keep = _mostly(item.labels, item.known)
-    return replace(item, labels=np.where(keep[item.labels], item.labels, 0).astype(np.int32))
+    labels = np.where(keep[item.labels], item.labels, 0).astype(np.int32)
+    # what is left of a nucleus is no background
+    return replace(item, labels=labels, known=item.known & ((item.labels == 0) | (labels > 0)))
 
 
 def within_known(found: Found, item: Labelled) -> Found:

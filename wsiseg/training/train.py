@@ -12,43 +12,33 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from wsiseg import __version__
 from wsiseg.atomic import atomic_write
 from wsiseg.errors import ModelError
-from wsiseg.model.weights import Weights, load_weights, weights_bytes
+from wsiseg.model.weights import Weights, load_weights, rounded, weights_bytes
 from wsiseg.model.zoo import find_weights
 from wsiseg.training.config import TrainConfig, read_config
 from wsiseg.training.examples import Examples, read_examples
 from wsiseg.training.folder import TrainFolder, write_json
 from wsiseg.training.interrupt import Stop, stoppable
+from wsiseg.training.key import key_of, record_of, without
 from wsiseg.training.log import TrainLog
 from wsiseg.training.loop import Report, run_steps, settled
 from wsiseg.training.outcome import Sets, Tell, Trained, TrainProgress, trained_json
 from wsiseg.training.picture import chosen, draw, tile_of
-from wsiseg.training.product import model_of, raw_weights, rounded, score_all, store
+from wsiseg.training.product import model_of, raw_weights, score_all, store
 from wsiseg.training.provenance import Terms, terms_of
 from wsiseg.training.sample import Crops
 from wsiseg.training.scoring import judge, mean_of, summary_of
 from wsiseg.training.start import new_network
 from wsiseg.training.state import State, load_state, new_state, save_state
 
-__all__ = ["TRAINING_ALGORITHM", "start_of", "train", "train_on"]
+__all__ = ["start_of", "train", "train_on"]
 
 _log = logging.getLogger(__name__)
-
-TRAINING_ALGORITHM = 2
-"""To be raised with whatever gives other tensors for the same settings and data: targets, crops,
-colours, losses, the order of a step. Part of what makes two trainings the same."""
-
-_LIBRARIES = ("numpy", "torch", "opencv-python-headless")
-
-_FREE = ("workers", "path", "checkpoint", "log_every", "pictures", "about", "licence",
-         "licence_file", "name")  # fmt: skip
-"""Settings that may change between two runs of one training: the tensors do not depend on them."""
 
 
 def train(
@@ -97,9 +87,9 @@ def train_on(
     terms = terms_of(config, rows, start)
     if terms.warning:
         _log.warning("%s", terms.warning)
-    key = _key(config, examples, start)
+    key = key_of(config, examples, start)
     with TrainFolder.open(Path(out), key, fresh=fresh) as folder, stoppable() as stop:
-        write_json(folder.root / "config.json", _record(config, rows))
+        write_json(folder.root / "config.json", record_of(config, rows))
         run = _Run(config, examples, folder, start, terms, stop, progress or _quiet)
         return _trained(run, key, rows, began)
 
@@ -136,37 +126,6 @@ class _Run:
         self.taken += 1
         self.loss = 0.98 * self.loss + 0.02 * total if self.taken > 1 else total
         self.say(report.step + 1)
-
-
-def _key(config: TrainConfig, examples: Examples, start: Weights | None) -> dict[str, Any]:
-    """What makes two trainings the same."""
-    return {
-        "algorithm": TRAINING_ALGORITHM,
-        "versions": _versions(),
-        "settings": _without(config.facts(), ("start", *_FREE)),
-        "data": examples.digest(),
-        "start": None if start is None else start.sha256,
-    }
-
-
-def _without(value: Any, names: Sequence[str]) -> Any:
-    if isinstance(value, dict):
-        return {k: _without(v, names) for k, v in value.items() if k not in names}
-    return [_without(v, names) for v in value] if isinstance(value, list) else value
-
-
-def _record(config: TrainConfig, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "config": config.facts(),
-        "root": str(config.root),
-        "data": rows,
-        "versions": {"wsiseg": __version__} | _versions(),
-    }
-
-
-def _versions() -> dict[str, str]:
-    """Of the libraries whose arithmetic the tensors depend on."""
-    return {name: version(name) for name in _LIBRARIES}
 
 
 def _trained(
@@ -328,10 +287,10 @@ def _ended(run: _Run, state: State, rows: Sequence[dict[str, Any]], began: float
     """Weights that can be used, of the best validation or the last step; and the summary."""
     weights, step = _result(run, state)
     run.say(state.step, f"scoring the weights of step {step} as they are stored")
-    half = rounded(weights, run.folder.work)
+    half = rounded(weights)
     scored = score_all(half, run.config, run.examples.val, run.stop.check)
     made = {
-        "config": _without(run.config.facts(), ("start",)),  # its path is nobody's business
+        "config": without(run.config.facts(), ("start",)),  # its path is nobody's business
         "data": list(rows),
         "data_sha256": run.examples.digest(),
         "start": _origin(run.start),

@@ -1,6 +1,6 @@
 """A residual U-Net as a LocalModel; the only part of the package's models that needs torch."""
 
-from wsiseg.model.unet.local import MARGIN, UNetModel, default_spec, save_unet, weights_of
+from wsiseg.model.unet.local import MARGIN, UNetModel, default_spec, rule_of, save_unet, weights_of
 from wsiseg.model.unet.network import (
     HV_UNIT,
     UNet,
@@ -9,6 +9,7 @@ from wsiseg.model.unet.network import (
     field,
     fold,
     map_sizes,
+    normalised,
     split,
 )
 
@@ -23,6 +24,8 @@ __all__ = [
     "field",
     "fold",
     "map_sizes",
+    "normalised",
+    "rule_of",
     "save_unet",
     "split",
     "weights_of",

@@ -20,10 +20,18 @@ from wsiseg.geometry.links import components
 from wsiseg.model import distance, hv
 from wsiseg.model.base import Maps, ModelSpec
 from wsiseg.model.flood import Immersion
-from wsiseg.model.unet.network import UNet, UNetConfig, activated, field, fold, map_sizes
+from wsiseg.model.unet.network import (
+    UNet,
+    UNetConfig,
+    activated,
+    field,
+    fold,
+    map_sizes,
+    normalised,
+)
 from wsiseg.model.weights import Weights, check_tensors, fingerprint, load_weights, save_weights
 
-__all__ = ["MARGIN", "UNetModel", "default_spec", "save_unet", "weights_of"]
+__all__ = ["MARGIN", "Rule", "UNetModel", "default_spec", "rule_of", "save_unet", "weights_of"]
 
 MARGIN = 32
 """Default margin of a patch, px. It is a knob of accuracy, not of exactness: patches lie on one
@@ -117,8 +125,8 @@ class UNetModel:
         if device == "cpu" and torch.get_num_threads() != 1:
             torch.set_num_threads(1)
         with torch.inference_mode():
-            x = torch.from_numpy(full).to(device).movedim(-1, 1).float()
-            x = _normalised(x, self.config).to(self._net.stem.conv.weight.dtype)
+            x = normalised(torch.from_numpy(full).to(device), self.config)
+            x = x.to(self._net.stem.conv.weight.dtype)
             views = _mirrors(self.spec.ndim) if self._how.mirrored else [()]
             found = [self._seen(x, axes) for axes in views]
             maps = torch.stack(found).mean(dim=0) if len(found) > 1 else found[0]
@@ -208,7 +216,7 @@ def _understood(weights: Weights) -> tuple[UNetConfig, Rule, ModelSpec]:
         raise ModelError(f"{where}: of kind {weights.facts.get('kind')!r}, expected 'unet'")
     try:
         config = UNetConfig(**_as_tuples(weights.facts["config"]))
-        rule = _read_rule(weights.facts["rule"])
+        rule = rule_of(weights)
         stated = _as_tuples(weights.facts["spec"])
         spec = ModelSpec(**stated, reach=rule.reach, sha256="")
     except (TypeError, KeyError, AttributeError) as error:
@@ -233,6 +241,17 @@ def _shape_channels(config: UNetConfig) -> int:
 def _stated_rule(rule: Rule) -> dict[str, Any]:
     kind = "votes" if isinstance(rule, hv.VoteRule) else "distance"
     return {"kind": kind, **asdict(rule)}
+
+
+def rule_of(weights: Weights) -> Rule:
+    """How the maps of ``weights`` become objects; ModelError where they do not say it."""
+    try:
+        return _read_rule(weights.facts["rule"])
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ModelError(
+            f"{weights.path or 'weights in memory'}: their rule is not one of this version of "
+            f"wsiseg ({error})"
+        ) from error
 
 
 def _read_rule(stated: dict[str, Any]) -> Rule:
@@ -298,13 +317,6 @@ def _placed(net: UNet, device: str, precision: str) -> UNet:
     if net.config.ndim == 2:
         net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return net
-
-
-def _normalised(x: Tensor, config: UNetConfig) -> Tensor:
-    shape = (1, -1) + (1,) * config.ndim
-    mean = torch.tensor(config.mean, device=x.device).reshape(shape)
-    std = torch.tensor(config.std, device=x.device).reshape(shape)
-    return (x - mean) / std
 
 
 def _reopened(

@@ -19,7 +19,17 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from wsiseg.errors import ModelError
 
-__all__ = ["HV_UNIT", "UNet", "UNetConfig", "activated", "field", "fold", "map_sizes", "split"]
+__all__ = [
+    "HV_UNIT",
+    "UNet",
+    "UNetConfig",
+    "activated",
+    "field",
+    "fold",
+    "map_sizes",
+    "normalised",
+    "split",
+]
 
 HV_UNIT = 1 / 8
 """HV is the output of its head times this, clipped to [-1, 1]: at a scale of 128 px, an output of
@@ -158,6 +168,14 @@ class UNet(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # bfloat16 would round HV to 0.1 px
             raw: Tensor = self.head(x.float())
         return raw
+
+
+def normalised(pixels: Tensor, config: UNetConfig) -> Tensor:
+    """Network input (B, C, *s), float32, of pixels (B, *s, C)."""
+    shape = (1, -1) + (1,) * config.ndim
+    x = pixels.movedim(-1, 1).float()  # a view: channels stay last in memory
+    mean = torch.tensor(config.mean, device=x.device).reshape(shape)
+    return (x - mean) / torch.tensor(config.std, device=x.device).reshape(shape)
 
 
 def split(raw: Tensor, config: UNetConfig) -> dict[str, Tensor]:

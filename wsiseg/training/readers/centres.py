@@ -23,7 +23,7 @@ from wsiseg.training.readers.files import (
 from wsiseg.training.readers.reading import Reading
 from wsiseg.training.readers.tables import Row, columns_of, read_table
 
-__all__ = ["accepts", "read"]
+__all__ = ["Marked", "accepts", "read"]
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def read(root: Path, reading: Reading) -> list[Labelled]:
     tables = [path for path in _tables(root) if {"y", "x"} <= set(columns_of(path))]
     images = by_stem(files_in(root, IMAGE_FOLDERS, IMAGE_SUFFIXES), IMAGE_SUFFIXES)
     marked = [
-        _Marked(image, table, read_table(table, ("y", "x")))
+        Marked(image, table, read_table(table, ("y", "x")))
         for image, table in join(images, by_stem(tables, (".csv",)), root)
     ]
     # of the whole folder, whichever split is asked for: all of it was written by one program
@@ -66,7 +66,7 @@ def read(root: Path, reading: Reading) -> list[Labelled]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Marked:
+class Marked:
     """An image and its table."""
 
     image: Path
@@ -104,7 +104,7 @@ def _tables(root: Path) -> list[Path]:
     return files_in(root, (*LABEL_FOLDERS, "points", "centres", "centers"), (".csv",))
 
 
-def _item(one: _Marked, split: str, origin: int, reading: Reading) -> Labelled:
+def _item(one: Marked, split: str, origin: int, reading: Reading) -> Labelled:
     pixels, mpp = read_image(one.image)
     names = [row.text("class", "type") for row in one.rows]
     kinds = reading.classes.with_usual(_USUAL).numbers(names, one.table)

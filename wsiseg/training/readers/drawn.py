@@ -125,7 +125,9 @@ def _crop(slide: Slide, image: Path, drawn: Drawn, part: _Part, mine: NDArray[np
     known = _known(np.where(own, painted.labels, 0), drawn, part)
     known &= own | (painted.labels == 0)
     known &= paint(_moved(drawn.ignored, x, y), shape).labels == 0
-    painted = _without(painted, mine[near] & _is_known(painted.labels, known, len(near)))
+    keep = mine[near] & _is_known(painted.labels, known, len(near))
+    known &= np.concatenate([[True], keep])[painted.labels]  # what is left of one is no background
+    painted = _without(painted, keep)
     name = f"{image} [y {y}, x {x}, {shape[0]} x {shape[1]} px]"
     return _Crop(
         str(image) if part.kind == "whole" else name,
