@@ -36,6 +36,9 @@ def main(words: list[str] | None = None) -> int:
         except WsisegError as error:
             print(f"{config.stem}: failed: {error}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            print(f"{config.stem}: stopped and saved; the same command goes on", file=sys.stderr)
+            return 130
         print(trained_text(done))
     return 0
 
