@@ -21,6 +21,7 @@ from wsiseg.model.unet import (
     UNetModel,
     activated,
     default_spec,
+    enlarged,
     field,
     fold,
     map_sizes,
@@ -28,6 +29,7 @@ from wsiseg.model.unet import (
     split,
     weights_of,
 )
+from wsiseg.model.unet.fused import available, fused_on_grid
 from wsiseg.model.weights import load_weights, with_facts
 
 GREY = {"channels": 1, "mean": (120.0,), "std": (50.0,)}
@@ -178,25 +180,18 @@ def _column(*values):
 def test_activations_follow_their_definition():
     both = UNetConfig(2, 3, 2, (4,), (1,), (), distance=True)
     raw = _column(0.0, 2.0, -99.0, np.log(4), 1.0, 1.0 + np.log(3))
-    prob, shape, classes = activated(raw, both)
-    assert prob.flatten().tolist() == [0.5]
-    assert shape.flatten().tolist() == pytest.approx([2 * HV_UNIT, -1.0, 0.8])
-    assert classes.flatten().tolist() == pytest.approx([0.25, 0.75])
-    assert [tuple(m.shape) for m in (prob, shape, classes)] == [
-        (1, 1, 1),
-        (1, 3, 1, 1),
-        (1, 2, 1, 1),
-    ]
+    maps = activated(raw, both)
+    assert maps.shape == raw.shape
+    assert maps.flatten().tolist() == pytest.approx([0.5, 2 * HV_UNIT, -1.0, 0.8, 0.25, 0.75])
 
 
 def test_the_temperature_flattens_the_classes_and_nothing_else():
     config = UNetConfig(2, 3, 2, (4,), (1,), (), distance=True)
     raw = _column(0.3, 1.0, 2.0, 0.7, 0.0, np.log(9))
     sharp, flat = (activated(raw, replace(config, temperature=t)) for t in (1.0, 2.0))
-    assert sharp[2].flatten().tolist() == pytest.approx([0.1, 0.9])
-    assert flat[2].flatten().tolist() == pytest.approx([0.25, 0.75])  # 1 : 9 ** 0.5
-    assert torch.equal(sharp[0], flat[0])
-    assert torch.equal(sharp[1], flat[1])
+    assert sharp[:, 4:].flatten().tolist() == pytest.approx([0.1, 0.9])
+    assert flat[:, 4:].flatten().tolist() == pytest.approx([0.25, 0.75])  # 1 : 9 ** 0.5
+    assert torch.equal(sharp[:, :4], flat[:, :4])
 
 
 @every_config
@@ -214,6 +209,38 @@ def test_one_head_gives_all_maps_and_split_takes_them_apart(config):
     assert raw.shape == (2, sum(channels), *x.shape[2:])
     assert {name: part.shape[1] for name, part in parts.items()} == sizes
     assert torch.equal(torch.cat(list(parts.values()), dim=1), raw)
+
+
+@every_config
+def test_the_fused_network_is_the_network(config):
+    net = fold(_net(config, train=True)).requires_grad_(False)
+    side = 3 * field(config)[1]
+    x = torch.randn((2, config.channels, *(side,) * config.ndim))
+    if config.ndim == 2:
+        net, x = (v.to(memory_format=torch.channels_last) for v in (net, x))
+    with torch.inference_mode():
+        assert available()
+        torch.testing.assert_close(fused_on_grid(net, x), net.on_grid(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_without_fused_filters_gives_nearly_the_same_maps_and_is_told_apart(monkeypatch):
+    fused = _model(CONFIGS["2-D, distance"])
+    monkeypatch.setattr("wsiseg.model.unet.local.available", lambda: False)
+    plain = _model(CONFIGS["2-D, distance"])
+    a, b = (_stack(model(_patches(model, 2))) for model in (fused, plain))
+    np.testing.assert_allclose(a.astype(np.float32), b.astype(np.float32), atol=2e-3)
+    assert fused.spec.sha256 != plain.spec.sha256
+
+
+def test_maps_are_activated_on_the_grid_and_then_enlarged():
+    config = UNetConfig(2, 3, 2, (4,), (1,), (), stem=2, distance=True)
+    maps = torch.rand((1, 6, 3, 2))
+    large = enlarged(maps, config)
+    assert large.shape == (1, 6, 6, 4)
+    assert torch.allclose(large[..., 0, 0], maps[..., 0, 0])  # the edge goes on
+    near, far = maps[..., 0, 0], maps[..., 1, 0]
+    assert torch.allclose(large[..., 1, 0], 0.75 * near + 0.25 * far)
+    assert torch.allclose(large[:, 4:].sum(1), enlarged(maps[:, 4:].sum(1, keepdim=True), config))
 
 
 @pytest.mark.parametrize("name", ["2-D", "2-D, both", "3-D", "3-D, distance"])

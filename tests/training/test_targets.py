@@ -19,10 +19,10 @@ from wsiseg.training.labelled import Centres, Labelled
 from wsiseg.training.targets import (
     _BODY,
     _CORE,
-    _FAR,
     _RIDGE,
     _RIDGE_WEIGHT,
     _TOP,
+    Emphasis,
     Grid,
     Targets,
     contacts,
@@ -123,7 +123,7 @@ def test_one_nucleus_has_no_contact_with_itself_nor_with_the_edge():
 def test_np_is_the_exact_share_of_foreground_of_each_block(seed, stem, glass, bend):
     item = _scene()
     warp = random_warp(np.random.default_rng(seed), np.array([60.0, 70]), SIDE, 1.3, bend)
-    found = targets_of(prepare(item), warp, _grid(stem), glass=glass)
+    found = targets_of(prepare(item), warp, _grid(stem), Emphasis(), glass=glass)
     fill = 0 if glass else None
     inside = sample(item.labels.astype(np.uint16), warp.places(), exact=True, fill=fill) > 0
     np.testing.assert_array_equal(found.np, _blocks(inside.astype(np.float32), stem))
@@ -138,7 +138,7 @@ def test_all_maps_have_the_shape_of_the_grid_and_their_range(seed, stem):
     clicked = Centres(np.random.default_rng(seed).uniform(0, 127, (9, 2)), np.ones(9, np.uint8))
     image = np.zeros((131, 127, 3), np.uint8)
     for item in (_scene(), Labelled("c", image, centres=clicked)):
-        found = targets_of(prepare(item), warp, _grid(stem))
+        found = targets_of(prepare(item), warp, _grid(stem), Emphasis())
         side = SIDE // stem
         leading = {"hv": (2,), "tp": (3,)}
         for part in fields(Targets):
@@ -156,7 +156,7 @@ def test_all_maps_have_the_shape_of_the_grid_and_their_range(seed, stem):
 @pytest.mark.parametrize("stem", [1, 2, 4])
 def test_dt_is_the_unit_distance_of_the_whole_image(stem):
     item = _scene()
-    found = targets_of(prepare(item), _straight(at=(65.5, 63.5)), _grid(stem))
+    found = targets_of(prepare(item), _straight(at=(65.5, 63.5)), _grid(stem), Emphasis())
     whole = unit_distance(item.labels)[18 : 18 + SIDE, 16 : 16 + SIDE]
     np.testing.assert_allclose(found.dt, _blocks(whole, stem), atol=0.5 / 255 + 1e-6)
 
@@ -166,7 +166,7 @@ def test_nothing_is_known_and_weighed_beyond_what_was_annotated():
     known[:70, 30:] = True
     item = replace(_scene(), known=known)
     for stem in (1, 2, 4):
-        found = targets_of(prepare(item), _straight(at=(65.5, 63.5)), _grid(stem))
+        found = targets_of(prepare(item), _straight(at=(65.5, 63.5)), _grid(stem), Emphasis())
         all_known = _blocks(known[18 : 18 + SIDE, 16 : 16 + SIDE].astype(float), stem) == 1
         assert all_known.any()
         assert not all_known.all()
@@ -187,7 +187,7 @@ def test_what_was_not_annotated_stays_unknown_where_glass_lies_beyond_the_edge(g
     if clicked:
         centres = Centres(np.array([[9.0, 9.0]]), np.ones(1, np.uint8))
         item = Labelled("c", item.image, centres=centres, known=known)
-    found = targets_of(prepare(item), _straight(at=(29.5, 29.5)), _grid(), glass=glass)
+    found = targets_of(prepare(item), _straight(at=(29.5, 29.5)), _grid(), Emphasis(), glass=glass)
     image = (slice(18, 78), slice(18, 78))
     for weight in (found.np_weight, found.dt_weight, found.hv_weight, *found.tp):
         assert not weight[image][32:].any()
@@ -195,14 +195,17 @@ def test_what_was_not_annotated_stays_unknown_where_glass_lies_beyond_the_edge(g
     beyond = np.ones((SIDE, SIDE), dtype=bool)
     beyond[16:80, 16:80] = False
     if glass:
-        assert (found.np_weight[beyond & (_around((9.0, 9.0), at=(29.5, 29.5)) > _FAR)] == 1).all()
+        assert (
+            found.np_weight[beyond & (_around((9.0, 9.0), at=(29.5, 29.5)) > Emphasis().background)]
+            == 1
+        ).all()
 
 
 def test_mirrored_nuclei_beyond_the_edge_have_no_centres_and_nothing_is_known_there():
     beyond = np.ones((SIDE, SIDE), dtype=bool)
     beyond[28:68, 28:68] = False
     crop = _clicked([(20.0, 20.0), (2.0, 39.0)], shape=(40, 40))
-    found = targets_of(crop, _straight(at=(19.5, 19.5)), _grid())
+    found = targets_of(crop, _straight(at=(19.5, 19.5)), _grid(), Emphasis())
     for weight in (found.np_weight, found.dt_weight, found.tp):
         assert not weight[..., beyond].any()
         assert weight[..., ~beyond].any()
@@ -212,7 +215,7 @@ def test_vectors_of_mirrored_nuclei_do_not_point_to_where_they_are_not():
     labels = np.zeros((40, 40), dtype=np.int32)
     labels[4:14, 10:20] = 1
     warp = _straight(at=(0.5, 19.5))  # the upper half shows the image mirrored
-    found = targets_of(prepare(_item(labels)), warp, _grid())
+    found = targets_of(prepare(_item(labels)), warp, _grid(), Emphasis())
     here = sample(labels.astype(np.uint16), warp.places(), exact=True)
     again = hv.encode(ndimage.label(here)[0]).hv.astype(float) * hv.RULE.scale
     weighed = found.hv_weight > 0
@@ -229,7 +232,7 @@ def test_labels_beyond_16_bits_are_kept_or_refused_but_not_lost(label):
     except InputFileError:
         return
     assert label > 0
-    found = targets_of(crop, _straight(at=(47.5, 47.5)), _grid())
+    found = targets_of(crop, _straight(at=(47.5, 47.5)), _grid(), Emphasis())
     assert np.array_equal(found.np == 1, labels > 0)
 
 
@@ -237,7 +240,7 @@ def test_weights_are_larger_between_nuclei_in_contact():
     labels = np.zeros((96, 96), dtype=np.int32)
     labels[30:60, 20:40] = 1
     labels[30:60, 41:60] = 2
-    found = targets_of(prepare(_item(labels)), _straight(at=(47.5, 47.5)), _grid())
+    found = targets_of(prepare(_item(labels)), _straight(at=(47.5, 47.5)), _grid(), Emphasis())
     assert found.np_weight[45, 40] > 3.5
     assert found.np_weight[45, 5] == 1
     assert found.np_weight[75, 40] == 1
@@ -249,8 +252,8 @@ def test_glass_beyond_the_edge_is_known_background():
     crop = prepare(_item(labels, kinds=np.array([0, 2], np.uint8)))
     beyond = np.ones((SIDE, SIDE), dtype=bool)
     beyond[28:68, 28:68] = False
-    glass = targets_of(crop, _straight(at=(19.5, 19.5)), _grid(), glass=True)
-    mirrored = targets_of(crop, _straight(at=(19.5, 19.5)), _grid())
+    glass = targets_of(crop, _straight(at=(19.5, 19.5)), _grid(), Emphasis(), glass=True)
+    mirrored = targets_of(crop, _straight(at=(19.5, 19.5)), _grid(), Emphasis())
     assert (glass.np[beyond] == 0).all()
     assert (glass.np_weight[beyond] == 1).all()
     assert (glass.dt[beyond] == 0).all()
@@ -267,7 +270,7 @@ def test_vectors_turn_with_the_image(seed, scale):
     item = _item(_ellipsoids())
     middle = np.array([65.0, 63.0])
     warp = random_warp(np.random.default_rng(seed), middle, 64, scale, 0)
-    found = targets_of(prepare(item), warp, _grid())
+    found = targets_of(prepare(item), warp, _grid(), Emphasis())
     rule = hv.VoteRule()
     # objects that lie within the crop, as the vectors of the labels that were warped
     places = warp.places()
@@ -288,7 +291,7 @@ def test_vectors_turn_with_the_image(seed, scale):
 def test_vectors_of_a_block_point_from_its_middle(stem):
     labels = np.zeros((96, 96), dtype=np.int32)
     labels[20:52, 32:72] = 1  # the centroid is (35.5, 51.5)
-    found = targets_of(prepare(_item(labels)), _straight(at=(47.5, 47.5)), _grid(stem))
+    found = targets_of(prepare(_item(labels)), _straight(at=(47.5, 47.5)), _grid(stem), Emphasis())
     at = np.indices(found.np.shape) * stem + (stem - 1) / 2
     expected = (at - np.array([35.5, 51.5])[:, None, None]) * (found.np == 1)
     np.testing.assert_allclose(found.hv, expected, atol=1e-4)
@@ -298,7 +301,9 @@ def test_classes_are_those_of_the_labels_and_unknown_ones_sum_to_0():
     labels = np.zeros((96, 96), dtype=np.int32)
     labels[10:30, 10:30], labels[50:70, 10:30], labels[50:70, 60:80] = 1, 2, 9
     kinds = np.array([0, 3, 0], np.uint8)  # 2 has no class, 9 lies beyond the end
-    found = targets_of(prepare(_item(labels, kinds=kinds)), _straight(at=(47.5, 47.5)), _grid())
+    found = targets_of(
+        prepare(_item(labels, kinds=kinds)), _straight(at=(47.5, 47.5)), _grid(), Emphasis()
+    )
     assert np.array_equal(found.tp[2] == 1, labels == 1)
     assert not found.tp[:2].any()
     assert not found.tp[2][labels != 1].any()
@@ -319,9 +324,9 @@ def _around(point, side=SIDE, at=(63.5, 63.5)):
 
 def test_a_centre_has_a_core_a_ring_of_which_nothing_is_known_and_a_far_background():
     point = (60.0, 66.0)
-    found = targets_of(_clicked([point], [2]), _straight(at=(63.5, 63.5)), _grid())
+    found = targets_of(_clicked([point], [2]), _straight(at=(63.5, 63.5)), _grid(), Emphasis())
     r = _around(point)
-    core, far = r < _CORE, r > _FAR
+    core, far = r < _CORE, r > Emphasis().background
     assert core.any()
     assert far.any()
     assert np.array_equal(found.np == 1, core)
@@ -337,10 +342,10 @@ def test_a_centre_has_a_core_a_ring_of_which_nothing_is_known_and_a_far_backgrou
 
 def test_halfway_between_two_centres_lies_a_ridge_of_distance_0():
     points = [(63.0, 54.0), (63.0, 72.0)]
-    found = targets_of(_clicked(points), _straight(at=(63.5, 63.5)), _grid())
+    found = targets_of(_clicked(points), _straight(at=(63.5, 63.5)), _grid(), Emphasis())
     first, second = (_around(p) for p in points)
     halfway = (np.abs(first - second) < _RIDGE) & (np.minimum(first, second) > _CORE)
-    ridge = halfway & (np.minimum(first, second) <= _FAR)
+    ridge = halfway & (np.minimum(first, second) <= Emphasis().background)
     assert ridge.sum() > 20
     assert not found.dt[ridge].any()
     assert (found.dt_weight[ridge] == np.float32(_RIDGE_WEIGHT)).all()
@@ -349,7 +354,9 @@ def test_halfway_between_two_centres_lies_a_ridge_of_distance_0():
 
 def test_classes_of_centres_are_given_near_them_only_and_not_where_two_are_near():
     points = [(40.0, 40.0), (40.0, 50.0), (90.0, 90.0), (90.0, 40.0)]
-    found = targets_of(_clicked(points, [1, 2, 3, 0]), _straight(at=(63.5, 63.5)), _grid())
+    found = targets_of(
+        _clicked(points, [1, 2, 3, 0]), _straight(at=(63.5, 63.5)), _grid(), Emphasis()
+    )
     near = [_around(p) for p in points]
     typed = found.tp.any(axis=0)
     assert not typed[np.min(near, axis=0) > _BODY].any()
@@ -367,20 +374,22 @@ def test_limits_around_centres_are_true_micrometres_at_any_zoom(zoom, mpp):
     item = replace(_clicked([point]).item, mpp=mpp)
     scale = 0.25 / mpp * zoom  # px of the image per px of the crop, as a crop is drawn
     warp = Warp(np.eye(2) * scale, np.array([63.5, 63.5]), None, SIDE)
-    found = targets_of(prepare(item), warp, _grid())
+    found = targets_of(prepare(item), warp, _grid(), Emphasis())
     away = warp.places().astype(np.float64) - point[:, None, None]
     r = mpp * np.sqrt((away**2).sum(axis=0))
     seen = ((warp.places() >= -0.5) & (warp.places() <= 127.5)).all(axis=0)
-    sure = (np.abs(r - _CORE) > 1e-3) & (np.abs(r - _FAR) > 1e-3)
+    sure = (np.abs(r - _CORE) > 1e-3) & (np.abs(r - Emphasis().background) > 1e-3)
     assert (found.np == 1).any()
     assert np.array_equal((found.np == 1)[sure], (r < _CORE)[sure])
-    assert np.array_equal((found.np_weight > 0)[sure], (((r < _CORE) | (r > _FAR)) & seen)[sure])
+    assert np.array_equal(
+        (found.np_weight > 0)[sure], (((r < _CORE) | (r > Emphasis().background)) & seen)[sure]
+    )
 
 
 @pytest.mark.parametrize("points", [[], [(63.0, 63.0)], [(500.0, -90.0)]])
 @pytest.mark.parametrize("stem", [1, 2])
 def test_few_or_no_centres_are_no_special_case(points, stem):
-    found = targets_of(_clicked(points), _straight(at=(63.5, 63.5)), _grid(stem))
+    found = targets_of(_clicked(points), _straight(at=(63.5, 63.5)), _grid(stem), Emphasis())
     assert (found.np == 1).any() == (points == [(63.0, 63.0)])
     assert (found.np_weight == 1).any()
     if not found.np.any():
@@ -393,7 +402,7 @@ def test_few_or_no_centres_are_no_special_case(points, stem):
 def test_centres_turn_and_scale_with_the_image(seed, stem, scale):
     points = np.random.default_rng(seed).uniform(30, 100, (4, 2))
     warp = random_warp(np.random.default_rng(seed), np.array([63.0, 60]), 64, scale, 0)
-    found = targets_of(_clicked(points), warp, _grid(stem))
+    found = targets_of(_clicked(points), warp, _grid(stem), Emphasis())
     places = warp.places().astype(np.float64)
     middle = places.reshape(2, 64 // stem, stem, 64 // stem, stem).mean(axis=(2, 4))
     # the size of a nucleus is that of the crop's µm, not of the image's pixels

@@ -174,6 +174,7 @@ _LIMITS = {
     r"sampling\.(on_nucleus|glass)": (0, 1),
     r"sampling\.(scale|scale_unknown|bend)": (0, 16),
     r"sampling\.colour\.(coarse|blur|noise|jpeg)": (0, 1),
+    r"sampling\.emphasis\.(contact|background)": (0, 100),
     r"sampling\.colour\.coarsest": (1, 16),
     r"sampling\.colour\.(stain|offset|brightness|gamma)": (0, 0.9),
     r"loss\.(np|dice|dt|hv|tp)": (0, math.inf),

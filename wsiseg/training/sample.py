@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from wsiseg.errors import InputFileError
 from wsiseg.training.colour import Colour, recoloured
 from wsiseg.training.labelled import Labelled
-from wsiseg.training.targets import Grid, Prepared, Targets, prepare, targets_of
+from wsiseg.training.targets import Emphasis, Grid, Prepared, Targets, prepare, targets_of
 from wsiseg.training.warp import random_warp, sample
 
 __all__ = ["Batch", "Crops", "Sampling"]
@@ -44,6 +44,7 @@ class Sampling:
     """How often white lies beyond the edge of an image, as beyond that of a slide; else the image
     is mirrored there."""
     colour: Colour = field(default_factory=Colour)
+    emphasis: Emphasis = field(default_factory=Emphasis)
 
 
 class Crops:
@@ -82,7 +83,7 @@ class Crops:
         fill = 255 if glass else None
         image = sample(item.image, warp.places(), exact=False, fill=fill)
         grid = Grid(how.spacing, self._stem, self._classes)
-        targets = targets_of(chosen, warp, grid, glass=glass)
+        targets = targets_of(chosen, warp, grid, how.emphasis, glass=glass)
         return recoloured(image, rng, how.colour), targets
 
     def _centre(

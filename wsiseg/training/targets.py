@@ -15,17 +15,27 @@ from wsiseg.model.distance import unit_distance
 from wsiseg.training.labelled import Labelled
 from wsiseg.training.warp import Warp, sample
 
-__all__ = ["Grid", "Prepared", "Targets", "contacts", "prepare", "targets_of"]
+__all__ = ["Emphasis", "Grid", "Prepared", "Targets", "contacts", "prepare", "targets_of"]
 
 Floats = NDArray[np.float32]
 
 _NEAR = 3  # px of 0.25 µm: two nuclei this near are in contact
 
-# around a centre, µm: surely nucleus; its class; surely background from here on
-_CORE, _BODY, _FAR = 1.25, 1.75, 5.5
+# around a centre, µm: surely nucleus; its class
+_CORE, _BODY = 1.25, 1.75
 _RIDGE = 0.4  # µm: difference of the distances to two centres, halfway between them
 _RIDGE_WEIGHT = 0.3
 _TOP = np.float32(0.9)  # unit distance at a centre: it may lie a little off the deepest place
+
+
+@dataclass(frozen=True, slots=True)
+class Emphasis:
+    """What counts how much, and what counts as known."""
+
+    contact: float = 3.0
+    """How much more a pixel counts between nuclei that (nearly) touch."""
+    background: float = 5.5
+    """µm: where only centres are known, what is this far from all of them is background."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +108,13 @@ def contacts(labels: NDArray[np.uint16]) -> Floats:
     return np.asarray(cv2.GaussianBlur(near, (0, 0), 1.5), dtype=np.float32)
 
 
-def targets_of(crop: Prepared, warp: Warp, grid: Grid, *, glass: bool = False) -> Targets:
+def targets_of(
+    crop: Prepared, warp: Warp, grid: Grid, emphasis: Emphasis, *, glass: bool = False
+) -> Targets:
     """Targets of the crop of ``warp``; ``glass``: nothing lies beyond the edge of the image."""
     if crop.item.centres is not None:
-        return _of_centres(crop.item, warp, grid, _annotated(crop.item, warp, grid, glass))
+        seen = _annotated(crop.item, warp, grid, glass)
+        return _of_centres(crop.item, warp, grid, emphasis.background, seen)
     if crop.labels is None or crop.maps is None:
         raise InputFileError(f"{crop.item.name} has neither outlines nor centres")
     stem, fill = grid.stem, 0 if glass else None
@@ -113,7 +126,7 @@ def targets_of(crop: Prepared, warp: Warp, grid: Grid, *, glass: bool = False) -
         maps[..., 2] = np.where(within, maps[..., 2], 1)
     depth, contact, known = (_pooled(maps[..., k], stem) for k in range(3))
     here = labels[::stem, ::stem]
-    weight = (known > 0.99) * (1 + 3 * contact / 255)
+    weight = (known > 0.99) * (1 + emphasis.contact * contact / 255)
     inside = (here > 0) & (known > 0.99)
     offsets = places[:, ::stem, ::stem] - crop.centroids[here].transpose(2, 0, 1)
     return Targets(
@@ -127,7 +140,9 @@ def targets_of(crop: Prepared, warp: Warp, grid: Grid, *, glass: bool = False) -
     )
 
 
-def _of_centres(item: Labelled, warp: Warp, grid: Grid, inside: NDArray[np.bool_]) -> Targets:
+def _of_centres(
+    item: Labelled, warp: Warp, grid: Grid, background: float, inside: NDArray[np.bool_]
+) -> Targets:
     """What centres tell: a core of each nucleus, the far background, the ridges halfway.
 
     Nothing is known but ``inside`` (G, G): beyond the edge, nuclei are mirrored, centres are not.
@@ -145,8 +160,8 @@ def _of_centres(item: Labelled, warp: Warp, grid: Grid, inside: NDArray[np.bool_
     else:
         first = second = np.full(shape, np.inf)
         kind = np.zeros(shape, dtype=np.uint8)
-    core, far = (first < _CORE) & inside, (first > _FAR) & inside
-    halfway = np.isfinite(second) & (first > _CORE) & (first <= _FAR) & inside
+    core, far = (first < _CORE) & inside, (first > background) & inside
+    halfway = np.isfinite(second) & (first > _CORE) & (first <= background) & inside
     ridge = halfway & (second < first + _RIDGE)
     typed = np.where(inside & (first < _BODY) & (second > 2 * _BODY), kind, 0)
     nothing = np.zeros((2, *shape), dtype=np.float32)

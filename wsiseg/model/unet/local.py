@@ -20,10 +20,12 @@ from wsiseg.geometry.links import components
 from wsiseg.model import distance, hv
 from wsiseg.model.base import Maps, ModelSpec
 from wsiseg.model.flood import Immersion
+from wsiseg.model.unet.fused import available, fused_on_grid
 from wsiseg.model.unet.network import (
     UNet,
     UNetConfig,
     activated,
+    enlarged,
     field,
     fold,
     map_sizes,
@@ -42,7 +44,7 @@ global lattice, so results do not depend on tiles whatever the margin. Margins f
 Rule = hv.VoteRule | distance.DistanceRule
 """How maps become links: by votes of the HV map, or by an immersion of the DT map."""
 
-_ALGORITHM = 2  # to be raised when the same tensors and facts give other maps or links
+_ALGORITHM = 3  # to be raised when the same tensors and facts give other maps or links
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,8 @@ class UNetModel:
         self._weights, self._how = weights, _How(device, precision, mirrored)
         self.config, self._rule, spec = _understood(weights)
         self._net = _placed(_built(self.config, weights), device, precision)
-        kind = f"{weights.sha256} {torch.device(device).type} {precision} {mirrored}"
+        self._fused = torch.device(device).type == "cpu" and available()
+        kind = f"{weights.sha256} {torch.device(device).type} {precision} {mirrored} {self._fused}"
         versions = f"{_ALGORITHM} {hv.VERSION} {distance.VERSION}"
         sha = sha256(f"{kind} {versions}".encode()).hexdigest()
         self.spec: ModelSpec = replace(spec, sha256=sha, batch=batch or spec.batch)
@@ -127,22 +130,25 @@ class UNetModel:
         with torch.inference_mode():
             x = normalised(torch.from_numpy(full).to(device), self.config)
             x = x.to(self._net.stem.conv.weight.dtype)
-            views = _mirrors(self.spec.ndim) if self._how.mirrored else [()]
-            found = [self._seen(x, axes) for axes in views]
-            maps = torch.stack(found).mean(dim=0) if len(found) > 1 else found[0]
-        return np.asarray(maps[: len(patches)].half().cpu().numpy())
+            if self._how.mirrored:
+                views = [self._seen(x, axes) for axes in _mirrors(self.spec.ndim)]
+                maps = torch.stack(views).mean(dim=0).half()
+            else:
+                maps = self._maps(x).half()
+        return np.asarray(maps[: len(patches)].cpu().numpy())
 
     def _seen(self, x: Tensor, axes: tuple[int, ...]) -> Tensor:
         """Maps (B, 1 + V + K, *patch) of ``x``, looked at in a mirror across ``axes``."""
         dims = [2 + axis for axis in axes]
-        raw = self._net(x.flip(dims) if dims else x)
-        prob, shape, classes = activated(raw, self.config)
-        maps = torch.cat([prob[:, None], shape, classes], dim=1)
-        if dims:
-            maps = maps.flip(dims)
-            for axis in axes if self.config.vectors else ():
-                maps[:, 1 + axis] *= -1  # offsets point the other way in a mirror
+        maps = self._maps(x.flip(dims)).flip(dims)
+        for axis in axes if self.config.vectors else ():
+            maps[:, 1 + axis] *= -1  # offsets point the other way in a mirror
         return maps
+
+    def _maps(self, x: Tensor) -> Tensor:
+        """Maps (B, 1 + V + K, *patch) of ``x`` (B, C, *patch), float32."""
+        raw = fused_on_grid(self._net, x) if self._fused else self._net.on_grid(x)
+        return enlarged(activated(raw, self.config), self.config)
 
 
 def _mirrors(ndim: int) -> list[tuple[int, ...]]:

@@ -24,10 +24,12 @@ __all__ = [
     "UNet",
     "UNetConfig",
     "activated",
+    "enlarged",
     "field",
     "fold",
     "map_sizes",
     "normalised",
+    "space_to_depth",
     "split",
 ]
 
@@ -148,15 +150,11 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Raw maps (B, M, *s), float32, M as in ``map_sizes``, of normalised pixels (B, C, *s)."""
-        raw = self.on_grid(x)
-        if self.config.stem == 1:
-            return raw
-        mode, factor = _LINEAR[self.config.ndim], float(self.config.stem)
-        return interpolate(raw, scale_factor=factor, mode=mode, align_corners=False)
+        return enlarged(self.on_grid(x), self.config)
 
     def on_grid(self, x: Tensor) -> Tensor:
         """Raw maps (B, M, *s / stem): before they are brought to the pixels of the input."""
-        x = relu_(self.stem(_space_to_depth(x, self.config.stem)))  # (B, W0, *s / stem)
+        x = relu_(self.stem(space_to_depth(x, self.config.stem)))  # (B, W0, *s / stem)
         x = self.encoder[0](x)
         skips = []
         for down, blocks in zip(self.down, self.encoder[1:], strict=True):
@@ -184,12 +182,22 @@ def split(raw: Tensor, config: UNetConfig) -> dict[str, Tensor]:
     return dict(zip(sizes, torch.split(raw, list(sizes.values()), dim=1), strict=True))
 
 
-def activated(raw: Tensor, config: UNetConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """Maps prob (B, *s), hv then dt (B, V, *s) and classes (B, K, *s) of raw maps (B, M, *s)."""
+def enlarged(raw: Tensor, config: UNetConfig) -> Tensor:
+    """Maps (B, M, *s) of those on the grid of the network (B, M, *s / stem)."""
+    if config.stem == 1:
+        return raw
+    mode, factor = _LINEAR[config.ndim], float(config.stem)
+    return interpolate(raw, scale_factor=factor, mode=mode, align_corners=False)
+
+
+def activated(raw: Tensor, config: UNetConfig) -> Tensor:
+    """Maps (B, M, *s) of raw maps, both on the grid of the network, where losses are taken, too:
+    prob, hv, dt and classes in turn.
+    """
     maps = split(raw, config)
     vectors = (maps["hv"] * HV_UNIT).clamp(-1, 1)
-    shape = torch.cat([vectors, maps["dt"].sigmoid()], dim=1)
-    return maps["np"][:, 0].sigmoid(), shape, (maps["tp"] / config.temperature).softmax(dim=1)
+    classes = (maps["tp"] / config.temperature).softmax(dim=1)
+    return torch.cat([maps["np"].sigmoid(), vectors, maps["dt"].sigmoid(), classes], dim=1)
 
 
 def fold(net: UNet) -> UNet:
@@ -248,7 +256,7 @@ def _blocks(ndim: int, width: int, count: int) -> nn.Sequential:
     return nn.Sequential(*(_Residual(ndim, width) for _ in range(count)))
 
 
-def _space_to_depth(x: Tensor, factor: int) -> Tensor:
+def space_to_depth(x: Tensor, factor: int) -> Tensor:
     """(B, C, *s) -> (B, C * factor^n, *s / factor): each block of pixels becomes channels."""
     if factor == 1:
         return x
