@@ -137,35 +137,39 @@ SOAK_WORKERS = ("serial", "threads", "dask1", "dask2")
 @pytest.mark.parametrize(
     "name", ["cmu-1-small-region.svs", "TCGA-V5-A7RE-11A_stitched_40x.ome.tif", "synthetic"]
 )
+@pytest.mark.parametrize("model", ["hematoxylin", "nuclei-he"])
+@pytest.mark.usefixtures("shipped_weights")
 def test_the_full_matrix_gives_the_same_bytes(
+    model: str,
     name: str,
     region: int,
     workers: str,
     slides: Path,
     synthetic: Path,
-    soak_truth: Callable[[Path], dict[str, str]],
+    soak_truth: Callable[[Path, str], dict[str, str]],
     tmp_path: Path,
 ) -> None:
     slide = synthetic if name == "synthetic" else slides / name
-    expected = soak_truth(slide)
+    expected = soak_truth(slide, model)
+    job: dict[str, Any] = {"region": region, "model": model}
     if workers.startswith("dask"):
         with Dask(int(workers[-1])) as executor:
-            found = bytes_of(slide, tmp_path / "run", Shuffled(executor, region), region=region)
+            found = bytes_of(slide, tmp_path / "run", Shuffled(executor, region), **job)
     else:
         inner = Serial() if workers == "serial" else Threads(2)
-        found = bytes_of(slide, tmp_path / "run", Shuffled(inner, region), region=region)
+        found = bytes_of(slide, tmp_path / "run", Shuffled(inner, region), **job)
     assert found == expected
 
 
 @pytest.fixture(scope="session")
-def soak_truth(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], dict[str, str]]:
-    known: dict[Path, dict[str, str]] = {}
+def soak_truth(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, str], dict[str, str]]:
+    known: dict[tuple[Path, str], dict[str, str]] = {}
 
-    def truth(slide: Path) -> dict[str, str]:
-        if slide not in known:
+    def truth(slide: Path, model: str) -> dict[str, str]:
+        if (slide, model) not in known:
             out = tmp_path_factory.mktemp("truth") / "run"
-            known[slide] = bytes_of(slide, out, Serial(), region=16384)
-        return known[slide]
+            known[slide, model] = bytes_of(slide, out, Serial(), region=16384, model=model)
+        return known[slide, model]
 
     return truth
 
@@ -222,7 +226,7 @@ def test_kill_and_resume_give_the_same_bytes(
 @pytest.mark.parametrize("more", [(), ("--workers", "2")], ids=["threads", "dask2"])
 def test_kill_and_resume_on_the_biopsy_give_the_same_bytes(
     slides: Path,
-    soak_truth: Callable[[Path], dict[str, str]],
+    soak_truth: Callable[[Path, str], dict[str, str]],
     tmp_path: Path,
     seed: int,
     more: tuple[str, ...],
@@ -230,7 +234,7 @@ def test_kill_and_resume_on_the_biopsy_give_the_same_bytes(
     slide = slides / "TCGA-V5-A7RE-11A_stitched_40x.ome.tif"
     resumed = killed_then_resumed(slide, tmp_path / "run", seed, 5, "--region", "600", *more)
     assert resumed > 0
-    assert digests(tmp_path / "run") == soak_truth(slide)
+    assert digests(tmp_path / "run") == soak_truth(slide, "hematoxylin")
 
 
 def test_a_finished_run_is_not_computed_again(
