@@ -25,8 +25,12 @@ LAYERS = [
     {"cli"},
 ]
 WALLS = {
-    "torch": {"model.unet.network", "model.unet.local", "model.zoo"}
-    | {f"training.{n}" for n in ("finetune", "log", "loop", "losses", "product", "start", "state")},
+    "torch": {"model.zoo"}
+    | {f"model.unet.{n}" for n in ("fused", "lanes", "local", "network")}
+    | {
+        f"training.{n}"
+        for n in ("average", "finetune", "log", "loop", "losses", "product", "start", "state")
+    },
     "distributed": {"engine.executor"},
     "openslide": {"image.formats.openslide"},
     "pydicom": {"image.formats.dicom"},

@@ -19,6 +19,7 @@ from wsiseg.training.outcome import TrainProgress
 from wsiseg.training.report import trained_text
 
 HERE = Path(__file__).resolve().parent
+STAGES = ("train_nuclei.toml", "train_nuclei_2.toml", "train_nuclei_mean.toml")
 
 
 def main(words: list[str] | None = None) -> int:
@@ -45,7 +46,7 @@ def main(words: list[str] | None = None) -> int:
 
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("configs", nargs="*", type=Path, default=[HERE / "train_nuclei.toml"])
+    parser.add_argument("configs", nargs="*", type=Path, default=[HERE / name for name in STAGES])
     given = os.environ.get("WSISEG_DATA")
     parser.add_argument("--data", type=Path, default=Path(given) if given else None)
     parser.add_argument("--out", type=Path, default=Path("runs"))

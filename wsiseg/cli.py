@@ -417,7 +417,7 @@ def _train(
 
     config = read_config(path)
     if given["start"] is not None:
-        config = replace(config, start=str(_existing(given["start"])))
+        config = replace(config, start=(str(_existing(given["start"])),))
     if given["steps"] is not None:
         config = replace(config, schedule=replace(config.schedule, steps=given["steps"]))
     if given["device"] is not None:

@@ -303,6 +303,26 @@ def test_weights_are_started_from_and_classes_go_by_name(work: Path, edited: Wri
     assert "the old licence" in (done.weights / "LICENSE").read_text()
 
 
+def test_several_weights_are_started_from_at_their_mean(work: Path, edited: Write) -> None:
+    one, two = (load_weights(save_tiny(work / n, temperature=t)) for n, t in (("a", 1.0), ("b", 2)))
+    pairs = ("seed = 3", 'seed = 3\nfrom = ["a", "b"]'), ("steps = 9", "steps = 0")
+    done = train(edited(*pairs), work / "out")
+    new, norm = load_weights(done.weights), "stem.norm.running_var"
+    for name in ("stem.conv.weight", norm):
+        mean = (one.tensors[name] + two.tensors[name]) / 2
+        np.testing.assert_allclose(new.tensors[name], mean, rtol=1e-3, atol=1e-6)
+    # row 4 of the old, class b, whose logits the second divides by its temperature
+    mean = (one.tensors["head.bias"][4] + two.tensors["head.bias"][4] / 2) / 2
+    np.testing.assert_allclose(new.tensors["head.bias"][3], mean, atol=1e-3)
+    assert done.step == 0
+    assert f"the mean of old ({one.sha256[:12]}) and old" in (done.weights / "card.md").read_text()
+
+
+def test_no_steps_need_weights_to_start_from(work: Path, edited: Write) -> None:
+    with pytest.raises(SettingsError, match=r"schedule\.steps must be 1 or more"):
+        train(edited(("steps = 9", "steps = 0")), work / "out")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

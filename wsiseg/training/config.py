@@ -116,8 +116,9 @@ class TrainConfig:
     """``precision`` may be "auto": bf16 where the device computes it natively, else fp32; resolved
     when a training begins, for the device that it runs on."""
     validation: Validation = field(default_factory=Validation)
-    start: str = ""
-    """Weights to start from (``from`` in TOML): a name of ``wsiseg models``, or a path."""
+    start: tuple[str, ...] = ()
+    """Weights to start from (``from`` in TOML), each a name of ``wsiseg models`` or a path; of
+    several, their mean."""
     norms: float = 0.1
     """Share of a batch in the running statistics of batch normalisation; 0: they are frozen."""
     seed: int = 0
@@ -139,6 +140,7 @@ class TrainConfig:
             _put(self, "rule", RULE)
         _check_limits(flat(plain(self)))
         _check_choices(self)
+        _check_start(self)
         _check_network(self)
 
     def facts(self) -> dict[str, Any]:
@@ -178,7 +180,7 @@ _LIMITS = {
     r"sampling\.colour\.coarsest": (1, 16),
     r"sampling\.colour\.(stain|offset|brightness|gamma)": (0, 0.9),
     r"loss\.(np|dice|dt|hv|tp)": (0, math.inf),
-    r"schedule\.steps": (1, math.inf),
+    r"schedule\.steps": (0, math.inf),
     r"schedule\.(warmup|decay)": (0, math.inf),
     r"schedule\.rate": (1e-9, 10),
     r"schedule\.last": (0, 1),
@@ -262,6 +264,13 @@ def _check_choices(config: TrainConfig) -> None:
         raise SettingsError(
             f"model.name must be letters, digits and . + - _, got {config.model.name!r}"
         )
+
+
+def _check_start(config: TrainConfig) -> None:
+    if isinstance(config.start, str):
+        raise SettingsError(f"start must be a tuple of texts, got {config.start!r}")
+    if config.schedule.steps == 0 and not config.start:
+        raise SettingsError("schedule.steps must be 1 or more where no weights are started from")
 
 
 def _check_network(config: TrainConfig) -> None:

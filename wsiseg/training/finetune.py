@@ -164,7 +164,7 @@ def _config(
         schedule=how.schedule,
         machine=how.machine,
         validation=Validation(every=how.schedule.steps, keep="last"),
-        start=str(weights.path or ""),
+        start=(str(weights.path),) if weights.path else (),
         norms=how.norms,
         seed=how.seed,
         checkpoint=100,

@@ -108,11 +108,13 @@ def _value(hint: Any, raw: Any, key: str, base: Any, fixed: Mapping[str, str]) -
 
 
 def _many(hint: Any, raw: Any, key: str, fixed: Mapping[str, str]) -> tuple[Any, ...]:
-    """A list; or a table, for pairs of a name and a value."""
+    """A list, of texts also a single one; or a table, for pairs of a name and a value."""
     if get_origin(hint) is tuple:
         _expect(isinstance(raw, dict), key, "a table", raw)
         inner = get_args(hint)[1]
         return tuple((name, _value(inner, v, f"{key}.{name}", None, {})) for name, v in raw.items())
+    if hint is str and isinstance(raw, str):
+        return (raw,)
     _expect(isinstance(raw, list), key, "a list", raw)
     return tuple(_value(hint, v, f"{key}.{i}", None, fixed) for i, v in enumerate(raw))
 

@@ -20,6 +20,7 @@ from wsiseg.atomic import atomic_write
 from wsiseg.errors import ModelError
 from wsiseg.model.weights import Weights, load_weights, rounded, weights_bytes
 from wsiseg.model.zoo import find_weights
+from wsiseg.training.average import mean_weights
 from wsiseg.training.config import TrainConfig, read_config
 from wsiseg.training.examples import Examples, read_examples
 from wsiseg.training.folder import TrainFolder, write_json
@@ -64,11 +65,14 @@ def train(
 
 
 def start_of(config: TrainConfig) -> Weights | None:
-    """The weights that a training starts from; raises as ``find_weights``."""
-    if not config.start:
-        return None
-    path = config.resolved(config.start)
-    return find_weights(path if path.exists() else config.start)
+    """The weights that a training starts from; raises as ``find_weights``, ``mean_weights``."""
+    found = [_found(config, name) for name in config.start]
+    return mean_weights(found, config) if len(found) > 1 else next(iter(found), None)
+
+
+def _found(config: TrainConfig, name: str) -> Weights:
+    path = config.resolved(name)
+    return find_weights(path if path.exists() else name)
 
 
 def train_on(
