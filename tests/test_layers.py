@@ -34,7 +34,7 @@ WALLS = {
     "distributed": {"engine.executor"},
     "openslide": {"image.formats.openslide"},
     "pydicom": {"image.formats.dicom"},
-    "tifffile": {"image.formats.tiff", "run.inputs", "synth.pyramid"},
+    "tifffile": {"image.formats.tiff", "image.labels", "synth.pyramid"},
     "zarr": {"image.formats.ome_zarr", "image.views", "image.slide"},  # the last for types only
     "typer": {"cli"},
     "rich": {"cli"},

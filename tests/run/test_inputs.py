@@ -12,7 +12,8 @@ from PIL import Image
 from wsiseg.cells.layer import CellBatch, uuids_from
 from wsiseg.errors import InputFileError
 from wsiseg.export.write import write
-from wsiseg.run.inputs import Polygons, read_labels, read_objects
+from wsiseg.image.labels import read_labels
+from wsiseg.run.inputs import Polygons, read_objects
 
 LABELS = np.random.default_rng(0).integers(0, 40, (97, 101))
 
@@ -78,6 +79,19 @@ def test_volumes_are_read(tmp_path):
         assert np.array_equal(read_labels(save(tmp_path / name, labels)), labels)
 
 
+@pytest.mark.parametrize("name", ["a.npy", "a.tif"])
+def test_whole_numbers_may_be_stored_as_floats(tmp_path, name):
+    found = read_labels(save(tmp_path / name, LABELS.astype("f4")))
+    assert found.dtype == np.int64
+    assert np.array_equal(found, LABELS)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_floats_that_are_no_numbers_are_refused(tmp_path, value):
+    with pytest.raises(InputFileError, match="fractions"):
+        read_labels(save(tmp_path / "a.npy", np.full((4, 4), value)))
+
+
 def rgb(tmp_path, name):
     return save(tmp_path / name, np.zeros((8, 9, 3), np.uint8))
 
@@ -128,8 +142,8 @@ REFUSED = {
     "empty png": (lambda p, n: (p / n, (p / n).touch())[0], "x.png", "not a readable label image"),
     "circular tif": (looping, "x.tif", "circle"),
     "pickle": (pickled, "x.npy", "Python objects"),
-    "float npy": (lambda p, n: save(p / n, np.zeros((4, 4))), "x.npy", "float64"),
-    "float tif": (lambda p, n: save(p / n, np.zeros((4, 4), "f4")), "x.tif", "float32"),
+    "float npy": (lambda p, n: save(p / n, np.full((4, 4), 0.5)), "x.npy", "float64"),
+    "float tif": (lambda p, n: save(p / n, np.full((4, 4), 0.5, "f4")), "x.tif", "float32"),
     "bool npy": (lambda p, n: save(p / n, np.zeros((4, 4), bool)), "x.npy", "bool"),
     "bit png": (lambda p, n: save(p / n, np.zeros((4, 4), bool)), "x.png", "mask of one bit"),
     "negative": (lambda p, n: save(p / n, np.array([[0, -7]])), "x.npy", "the id -7"),

@@ -15,10 +15,11 @@ from wsiseg.cells.build import CellRecipe, cells_of, sized
 from wsiseg.engine.segment import find_objects
 from wsiseg.errors import InputFileError, MissingSpacingError
 from wsiseg.export.write import write
+from wsiseg.image.labels import LABEL_SUFFIXES
 from wsiseg.image.open import open_slide
 from wsiseg.model.base import Model
 from wsiseg.run.evaluate_cases import Case, class_table
-from wsiseg.run.inputs import LABEL_SUFFIXES, POLYGON_SUFFIXES, Polygons, read_objects
+from wsiseg.run.inputs import POLYGON_SUFFIXES, Polygons, read_objects
 
 __all__ = ["FromFolder", "FromModel", "Predictions", "predict"]
 

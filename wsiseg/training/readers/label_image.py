@@ -1,9 +1,7 @@
-"""Label images: PNG, TIFF and .npy into numbered nuclei."""
+"""Label images into numbered nuclei."""
 
 from __future__ import annotations
 
-import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from wsiseg.errors import InputFileError, UnreadableSlideError
-from wsiseg.image.formats._guards import check_ifd_chain
+from wsiseg.errors import InputFileError
+from wsiseg.image.labels import not_labels
 from wsiseg.training.readers.classes import ClassMap
 from wsiseg.training.readers.tables import read_table
 
-__all__ = ["LABEL_SUFFIXES", "kinds_of", "numbered", "read_label_image", "read_types"]
+__all__ = ["kinds_of", "numbered", "read_types"]
 
-LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".npy")
 _PLAIN_ID = 2**16 - 1  # ids up to here are kept: what Labelled takes
 _EIGHT = np.ones((3, 3), dtype=np.int8)
-_DAMAGED = (
-    *(OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError),
-    *(zlib.error, struct.error, MemoryError, RuntimeError, UnreadableSlideError),
-)
-
-
-def read_label_image(path: Path) -> NDArray[Any]:
-    """(H, W) integers of a label image: 0 background, one id per nucleus.
-
-    Raises InputFileError where it cannot be decoded, is a colour image, or has other values.
-    """
-    readers = {".png": _read_png, ".npy": _read_npy}
-    try:
-        labels = readers.get(path.suffix.lower(), _read_tiff)(path)
-    except InputFileError:
-        raise
-    except _DAMAGED as error:
-        raise InputFileError(
-            f"{path}: not a readable label image: {error or type(error).__name__}; write it again "
-            "as 16-bit PNG or TIFF"
-        ) from error
-    return labels
 
 
 def numbered(labels: NDArray[Any], where: object) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -52,13 +27,13 @@ def numbered(labels: NDArray[Any], where: object) -> tuple[NDArray[np.int32], ND
     InputFileError for other values, and for a binary mask given as labels.
     """
     if labels.ndim != 2:
-        raise _not_labels(where, f"an array of shape {labels.shape}")
+        raise not_labels(where, f"an array of shape {labels.shape}")
     if labels.dtype.kind == "f" and not (labels == np.floor(labels)).all():
-        raise _not_labels(where, "fractions")
+        raise not_labels(where, "fractions")
     if labels.dtype.kind not in "iuf":
-        raise _not_labels(where, f"{labels.dtype} values")
+        raise not_labels(where, f"{labels.dtype} values")
     if labels.size == 0 or labels.min() < 0:
-        raise _not_labels(where, "no pixels" if labels.size == 0 else f"the id {labels.min()}")
+        raise not_labels(where, "no pixels" if labels.size == 0 else f"the id {labels.min()}")
     _check_not_binary(labels, where)
     top = int(labels.max())
     if top <= _PLAIN_ID:
@@ -103,13 +78,6 @@ def kinds_of(
     return kinds, len(types.keys() - place.keys())
 
 
-def _not_labels(where: object, got: str) -> InputFileError:
-    return InputFileError(
-        f"{where}: expected labels (whole numbers >= 0: 0 background, one id per nucleus, 2-D), "
-        f"got {got}"
-    )
-
-
 def _check_not_binary(labels: NDArray[Any], where: object) -> None:
     top = labels.max()
     if top == 0 or not np.array_equal(labels > 0, labels == top):
@@ -122,31 +90,3 @@ def _check_not_binary(labels: NDArray[Any], where: object) -> None:
             "separate pieces; give each nucleus an id of its own, for instance with "
             "skimage.measure.label (nuclei that touch will be joined)"
         )
-
-
-def _read_png(path: Path) -> NDArray[Any]:
-    from PIL.PngImagePlugin import PngImageFile
-
-    # not Image.open: its limit of 179 million px is meant for photographs
-    with PngImageFile(path) as image:  # type: ignore[no-untyped-call, unused-ignore]
-        if image.mode in ("RGB", "RGBA", "LA"):
-            raise _not_labels(path, f"a colour image ({image.mode})")
-        return np.asarray(image, dtype=np.uint8 if image.mode == "1" else None)
-
-
-def _read_npy(path: Path) -> NDArray[Any]:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise _not_labels(path, "an archive of arrays (.npz)")
-    return array
-
-
-def _read_tiff(path: Path) -> NDArray[Any]:
-    import imagecodecs
-
-    check_ifd_chain(path)
-    labels = np.asarray(imagecodecs.tiff_decode(path.read_bytes(), index=None))
-    if labels.ndim == 3 and labels.shape[-1] in (3, 4) and labels.dtype == np.uint8:
-        raise _not_labels(path, f"a colour image of shape {labels.shape}")
-    return labels

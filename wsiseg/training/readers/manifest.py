@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from wsiseg.errors import InputFileError
+from wsiseg.image.labels import read_labels
 from wsiseg.training.labelled import Labelled
 from wsiseg.training.readers.files import check_all_there, read_image
-from wsiseg.training.readers.label_image import kinds_of, numbered, read_label_image, read_types
+from wsiseg.training.readers.label_image import kinds_of, numbered, read_types
 from wsiseg.training.readers.reading import Reading
 from wsiseg.training.readers.tables import Row, read_table
 
@@ -56,7 +57,7 @@ def read_pair(
 
     ``types``: table of classes, by default ``<image stem>_types.csv`` where there is one.
     """
-    ids_image, ids = numbered(read_label_image(labels), labels)
+    ids_image, ids = numbered(read_labels(labels), labels)
     pixels, mpp = read_image(image)
     types = types or image.with_name(f"{image.stem}_types.csv")
     classes = read_types(types, reading.classes) if types.is_file() else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from wsiseg.image.labels import LABEL_SUFFIXES
 from wsiseg.training.labelled import Labelled
 from wsiseg.training.readers.files import (
     IMAGE_FOLDERS,
@@ -15,7 +16,6 @@ from wsiseg.training.readers.files import (
     join,
     stem_of,
 )
-from wsiseg.training.readers.label_image import LABEL_SUFFIXES
 from wsiseg.training.readers.manifest import read_pair
 from wsiseg.training.readers.reading import Reading
 
