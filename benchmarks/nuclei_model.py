@@ -32,7 +32,7 @@ from wsiseg.training.validate import predict, score, summary
 
 ROOT = Path(__file__).resolve().parents[1]
 SETS = ("gbm40", "lgg", "kumar", "consep")
-MARGINS = (0, 8, 16, 32, 64)
+MARGINS = (0, 8, 16, 24, 32, 64)
 
 
 def pq(model: UNetModel, items: Sequence[Labelled]) -> dict[str, float]:
@@ -66,7 +66,7 @@ def variants(weights: Weights) -> Iterator[tuple[str, UNetModel]]:
     yield "as shipped, bf16", UNetModel(weights, precision="bf16")
     yield "fp32", UNetModel(weights, precision="fp32")
     yield "bf16, mirrored", UNetModel(weights, precision="bf16", mirrored=True)
-    for margin in MARGINS:
+    for margin in sorted({*MARGINS} - {weights.facts["spec"]["margin"]}):
         yield f"bf16, margin {margin}", UNetModel(with_margin(weights, margin), precision="bf16")
 
 

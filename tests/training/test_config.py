@@ -13,6 +13,9 @@ from wsiseg.training.sample import Sampling
 from wsiseg.training.settings import flat, plain
 
 
+ROOT = Path(__file__).parents[2]
+
+
 def write(folder: Path, text: str) -> Path:
     path = folder / "t.toml"
     path.write_text(text)
@@ -135,9 +138,26 @@ def test_pairs_become_a_table_and_back() -> None:
 
 def test_the_settings_of_the_shipped_weights_can_be_read() -> None:
     """And are those of the run that made them, as far as a slip would go unseen."""
-    config = read_config(Path(__file__).parents[2] / "workflows" / "train_nuclei.toml")
+    config = read_config(ROOT / "workflows" / "train_nuclei.toml")
     assert sum(share for _, share in config.sampling.sets) == pytest.approx(1)
     assert config.loss.classes == (1.0, 1.0, 1.0, 2.0)
     assert config.model.classes == CLASSES
     assert sum(p.numel() for p in UNet(config.network).parameters()) == 3_800_840
     assert (config.schedule.steps, config.seed) == (12_600, 20_261_120)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "workflows").glob("train_*.toml")), ids=lambda p: p.stem
+)
+def test_workflows_can_be_read(path: Path) -> None:
+    assert read_config(path).model.name.startswith("nuclei")
+
+
+def test_the_settings_in_the_docs_are_the_defaults(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    shown = text.split("```toml\n")[1].split("```")[0]
+    config = read_config(write(tmp_path, shown))
+    default = TrainConfig()
+    for part in ("network", "loss", "schedule", "machine", "validation"):
+        assert getattr(config, part) == getattr(default, part)
+    assert replace(config.sampling, sets=()) == default.sampling
