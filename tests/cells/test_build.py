@@ -1,12 +1,15 @@
 import uuid
+from dataclasses import replace
 
 import numpy as np
+import pytest
 import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wsiseg.cells.build import CellRecipe, cells_of, sized, stable_ids
 from wsiseg.cells.objects import Objects, objects_in
+from wsiseg.export.exportable import SMALLEST_AREA, exportable
 from wsiseg.geometry.links import components, links_of
 
 RECIPE = CellRecipe((2.0, 2.0), (0.5, 0.5), ("a", "b"), b"slide")
@@ -67,6 +70,44 @@ def test_without_classes_no_cell_has_one() -> None:
     plain = Objects(objects.runs, objects.offsets, objects.sums[:, :1])
     cells = cells_of(plain, CellRecipe((1.0, 1.0), (0.5, 0.5), (), b""))
     assert (cells.class_index == -1).all()
+
+
+@given(st.integers(0, 99), st.floats(0.02, 40), st.floats(0.5, 2), st.integers(0, 10**7))
+def test_cells_that_are_vouched_for_need_no_repair(
+    seed: int, scale: float, ratio: float, origin: int
+) -> None:
+    mask = np.random.default_rng(seed).random((31, 37)) < 0.6
+    labels = components(links_of(mask.astype(np.int32)))
+    objects = objects_in(labels, np.ones((1, *mask.shape), np.float16), (origin, origin))
+    cells = cells_of(objects, CellRecipe((scale, scale * ratio), (0.5, 0.5), (), b""))
+    checked, dropped = exportable(replace(cells))  # a copy that nobody vouches for
+    if cells.sound:
+        assert not dropped
+        assert np.array_equal(shapely.to_wkb(checked.geometry), shapely.to_wkb(cells.geometry))
+        packed = shapely.transform(cells.geometry, lambda xy: xy.astype(np.float32))
+        assert shapely.is_valid(packed).all()
+        assert (shapely.area(packed) >= SMALLEST_AREA).all()
+
+
+@pytest.mark.parametrize(
+    ("scale", "simplify", "origin", "sound"),
+    [
+        ((1.0, 1.0), 0.0, 100_000, True),
+        ((2.5, 0.2), 0.0, 100_000, True),
+        ((1.006, 1.006), 0.0, 10**6, True),
+        ((1.0, 1.0), 0.5, 0, False),  # the simplifier promises less
+        ((0.1, 1.0), 0.0, 0, False),  # a pixel might have no area
+        ((0.2, 0.2), 0.0, 2 * 10**7, False),  # float32 may bring lines together
+    ],
+)
+def test_the_size_of_pixels_tells_whether_outlines_stay_apart(
+    scale: tuple[float, float], simplify: float, origin: int, sound: bool
+) -> None:
+    labels = np.zeros((9, 9), np.int32)
+    labels[2:7, 2:7] = 1
+    objects = objects_in(labels, np.ones((1, 9, 9), np.float16), (origin, origin))
+    recipe = CellRecipe(scale, (0.5, 0.5), (), b"", simplify)
+    assert cells_of(objects, recipe).sound is sound
 
 
 def test_simplified_outlines_are_valid_and_within_the_bound() -> None:

@@ -54,6 +54,17 @@ def test_sums_are_exact_integers_of_fixed_point_values(labels: np.ndarray) -> No
         assert objects.sums[i].tolist() == values[:, labels == i + 1].sum(axis=1).tolist()
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(1, 70), st.sampled_from([0.01, 0.1, 0.9]))
+def test_runs_are_found_wherever_they_begin_and_end(seed: int, width: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    labels = dense(rng.integers(1, 4, (5, width)) * (rng.random((5, width)) < share))
+    objects, _ = objects_of(labels)
+    painted = objects.paint(Box.of_shape(labels.shape))
+    assert np.array_equal(painted, labels)
+    borders = np.diff(np.pad(labels, ((0, 0), (1, 0))), axis=1) != 0
+    assert len(objects.runs) == (borders & (labels > 0)).sum()  # none is cut in two
+
+
 @given(LABELS, st.integers(0, 8))
 def test_merging_the_parts_of_a_cut_gives_the_uncut_objects(labels: np.ndarray, at: int) -> None:
     labels = dense(labels)

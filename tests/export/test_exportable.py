@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import shapely
@@ -126,3 +128,55 @@ def test_sound_cells_pass_unchanged(make_cells):
     assert dropped == {}
     assert shapely.equals_exact(out.geometry, cells.geometry).all()
     assert out.classes == cells.classes
+
+
+def test_what_is_vouched_for_is_taken_as_it_is_but_for_the_rest():
+    cells = batch_of([SQUARE], measurements={"a": np.array([np.inf])}).vouched_for()
+    out, dropped = exportable(cells)
+    assert dropped == {}
+    assert out.geometry is cells.geometry
+    assert np.isnan(out.measurements["a"]).all()
+    wrong_id = replace(cells, id=np.array(["x"])).vouched_for()
+    with pytest.raises(InputFileError, match="UUID"):
+        exportable(wrong_id)
+
+
+def test_nuclei_are_looked_at_though_outlines_are_vouched_for():
+    bow_tie = shapely.Polygon([(0, 0), (4, 4), (4, 0), (0, 4)])
+    cells = batch_of([SQUARE], nucleus=np.array([bow_tie], dtype=object))
+    out, _ = exportable(cells.vouched_for())
+    assert out.nucleus[0].geom_type == "MultiPolygon"
+
+
+def test_negative_zeros_become_zeros():
+    corner = shapely.Polygon([(-0.0, -0.0), (4, -0.0), (4, 4), (-0.001, 4)])
+    out, _ = exportable(batch_of([corner, shapely.Polygon([(-0.0, 0), (4, 0), (4, 4)])]))
+    assert not np.signbit(shapely.get_coordinates(out.geometry)).any()
+
+
+def test_empty_parts_are_left_out():
+    other = shapely.box(20, 0, 30, 9)
+    empty = shapely.Polygon()
+    parts = [[SQUARE, empty], [empty, SQUARE, empty, other], [empty, empty], [SQUARE, other]]
+    out, dropped = exportable(batch_of([shapely.MultiPolygon(p) for p in parts]))
+    assert dropped == {"not_polygon": 1}
+    assert [g.geom_type for g in out.geometry] == ["Polygon", "MultiPolygon", "MultiPolygon"]
+    assert shapely.get_num_geometries(out.geometry).tolist() == [1, 2, 2]
+
+
+@pytest.mark.parametrize("kind", ["Z", "M", "ZM"])
+def test_other_dimensions_are_left_out(kind):
+    vertices = ((0, 0), (9, 0), (9, 9), (0, 0))
+    numbers = ", ".join(" ".join([f"{x} {y}", *"78"[: len(kind)]]) for x, y in vertices)
+    (out,) = exportable(batch_of(shapely.from_wkt([f"POLYGON {kind} (({numbers}))"])))[0].geometry
+    assert shapely.get_coordinate_dimension(out) == 2
+    assert out.equals(shapely.Polygon(vertices))
+
+
+@pytest.mark.parametrize("far", [1e12, -1e12])
+def test_coordinates_are_kept_up_to_the_farthest_and_refused_beyond(far):
+    there = shapely.box(far - 4e6, 0, far + 4e6, 8e6)
+    near = shapely.box(far - 8e6, 0, far, 8e6) if far > 0 else shapely.box(far, 0, far + 8e6, 8e6)
+    out, dropped = exportable(batch_of([there, near]))
+    assert dropped == {"not_finite": 1}
+    assert shapely.equals_exact(out.geometry, [near]).all()

@@ -1,7 +1,9 @@
+import errno
 import resource
 import subprocess
 import sys
 import textwrap
+from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
@@ -88,6 +90,22 @@ def test_a_full_disk_is_an_output_error_and_leaves_nothing(tmp_path, make_cells,
             write([cells], tmp_path / name)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_an_error_names_the_file_it_befell(tmp_path, make_cells, monkeypatch, first):
+    @contextmanager
+    def full(path):
+        def add(_):
+            raise OSError(errno.ENOSPC, "full")
+
+        yield add
+
+    monkeypatch.setitem(WRITERS, ".csv", full)
+    names = ["x.csv", "x.parquet", "x.geojson.gz"]
+    with pytest.raises(OutputError, match=r"x\.csv: No space left"):
+        write_all([make_cells(30)], [tmp_path / n for n in (names if first else names[::-1])])
     assert list(tmp_path.iterdir()) == []
 
 

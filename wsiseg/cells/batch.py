@@ -31,6 +31,8 @@ class CellBatch:
     nucleus: NDArray[Any] | None = None
     """(N,) shapely nuclei of whole cells (None where a cell has none), or None: the geometries
     are the nuclei."""
+    sound: bool = field(default=False, init=False)
+    """Whether outlines are known to be fit for writing as they are, see `vouched_for`."""
 
     def __len__(self) -> int:
         return len(self.id)
@@ -41,9 +43,19 @@ class CellBatch:
         names = np.array([*self.classes, None], dtype=object)
         return np.asarray(names[self.class_index])
 
+    def vouched_for(self, sound: bool = True) -> CellBatch:
+        """The same cells; ``sound``: how they were made tells that no outline needs a look.
+
+        Then ``wsiseg.export.exportable`` takes them as they are. The word does not pass to a copy
+        by ``dataclasses.replace``, whose outlines may be others.
+        """
+        same = replace(self)
+        object.__setattr__(same, "sound", sound)
+        return same
+
     def take(self, rows: Any) -> CellBatch:
         """The cells of a slice, a mask (N,) or an array of row numbers."""
-        return replace(
+        taken = replace(
             self,
             id=self.id[rows],
             geometry=self.geometry[rows],
@@ -51,6 +63,7 @@ class CellBatch:
             measurements={name: column[rows] for name, column in self.measurements.items()},
             nucleus=None if self.nucleus is None else self.nucleus[rows],
         )
+        return taken.vouched_for(self.sound)
 
 
 def no_cells() -> CellBatch:
@@ -68,7 +81,7 @@ def concatenate(batches: Sequence[CellBatch]) -> CellBatch:
         return batches[0] if batches else no_cells()
     classes = tuple(dict.fromkeys(name for b in batches for name in b.classes))
     columns = dict.fromkeys(name for b in batches for name in b.measurements)
-    return CellBatch(
+    every = CellBatch(
         id=np.concatenate([b.id for b in batches]),
         geometry=np.concatenate([b.geometry for b in batches]),
         class_index=np.concatenate([_reindexed(b, classes) for b in batches]),
@@ -76,6 +89,7 @@ def concatenate(batches: Sequence[CellBatch]) -> CellBatch:
         measurements={name: _column(batches, name) for name in columns},
         nucleus=_nuclei(batches),
     )
+    return every.vouched_for(all(b.sound for b in batches))
 
 
 def rechunk(batches: Iterable[CellBatch], size: int) -> Iterator[CellBatch]:

@@ -15,6 +15,8 @@ from wsiseg.jit import kernel
 
 __all__ = ["CellRecipe", "cells_of", "sized", "stable_ids"]
 
+_LEAST_SCALE = 0.15  # level-0 px per lattice px; below, one pixel has too small an area to be kept
+
 
 @dataclass(frozen=True, slots=True)
 class CellRecipe:
@@ -57,13 +59,14 @@ def cells_of(objects: Objects, recipe: CellRecipe) -> CellBatch:
     measurements = {"Area µm^2": _short(areas), "Score": _short(means[:, 0])}
     for k, name in enumerate(recipe.classes):
         measurements[f"Probability: {name}"] = _short(probabilities[:, k])
-    return CellBatch(
+    cells = CellBatch(
         id=stable_ids(objects, recipe.salt),
         geometry=_geometry(objects, recipe, (sx, sy)),
         class_index=chosen.astype(np.int32),
         classes=recipe.classes,
         measurements=measurements,
     )
+    return cells.vouched_for(_stay_apart(objects, recipe))
 
 
 def stable_ids(objects: Objects, salt: bytes) -> NDArray[np.str_]:
@@ -78,6 +81,18 @@ def stable_ids(objects: Objects, salt: bytes) -> NDArray[np.str_]:
     parts = [hexes[:, :8], hexes[:, 8:12], hexes[:, 12:16], hexes[:, 16:20], hexes[:, 20:]]
     joined = np.concatenate([c for p in parts for c in (p, dash)][:-1], axis=1)
     return np.ascontiguousarray(joined).view("S36").ravel().astype("U36")
+
+
+def _stay_apart(objects: Objects, recipe: CellRecipe) -> bool:
+    """Whether lines of pixels stay apart when rounded to 0.01 px, and then to float32.
+
+    Both are monotone along each axis and the edges of traced outlines are axis-parallel, so as long
+    as no two lines fall together, outlines are as valid as they were, and none is without area.
+    """
+    if recipe.simplify > 0 or min(recipe.scale) < _LEAST_SCALE:
+        return False
+    farthest = max(recipe.scale) * float(objects.runs.sum(axis=1).max(initial=0))
+    return bool(min(recipe.scale) - 0.02 > np.spacing(np.float32(farthest)))
 
 
 def _geometry(objects: Objects, recipe: CellRecipe, scale_xy: tuple[float, float]) -> NDArray[Any]:

@@ -126,13 +126,14 @@ def objects_in(
     if not labels.size:
         return Objects.none(labels.ndim, len(channels))
     lines = np.ascontiguousarray(labels).reshape(-1, labels.shape[-1])
-    values = np.ascontiguousarray(channels).reshape(len(channels), -1).view(np.uint16)
-    count = int(labels.max(initial=0))
-    line, first, length, offsets = _runs(lines, count)
-    leading = np.unravel_index(line, labels.shape[:-1] or (1,))[: labels.ndim - 1]
-    runs = np.stack([*leading, first, length], axis=1).astype(np.int32)
+    values = np.ascontiguousarray(channels).reshape(len(channels), *lines.shape).view(np.uint16)
+    found = _runs(lines)
+    count = int(found[:, _LABEL].max(initial=0))
+    placed, offsets = _by_label(found, count)
+    leading = np.unravel_index(placed[:, 0], labels.shape[:-1] or (1,))[: labels.ndim - 1]
+    runs = np.column_stack([*leading, placed[:, 1:]]).astype(np.int32)
     runs[:, :-1] += np.asarray(origin, dtype=np.int32)
-    return Objects(runs, offsets, _sums(lines.ravel(), values, _HALF_TO_FIXED, count))
+    return Objects(runs, offsets, _sums(found, values, _HALF_TO_FIXED, count))
 
 
 def merge(parts: Objects, group: NDArray[np.integer], count: int) -> Objects:
@@ -161,48 +162,79 @@ def _half_table() -> NDArray[np.int32]:
 _HALF_TO_FIXED = _half_table()
 
 
+_LABEL = 3  # column of what _runs finds
+
+
 @kernel
-def _runs(
-    lines: NDArray[np.int32], count: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def _runs(lines: NDArray[np.int32]) -> NDArray[np.int32]:
+    """(R, 4) of every run in raster order: line, first pixel, length, label."""
+    width = lines.shape[1]
+    found = np.empty((4096, 4), dtype=np.int32)
+    n = 0
+    for y in range(lines.shape[0]):
+        line = lines[y]
+        x = _next_foreground(line, 0)
+        while x < width:
+            first, label = x, line[x]
+            while x < width and line[x] == label:
+                x += 1
+            if n == found.shape[0]:
+                larger = np.empty((2 * n, 4), dtype=np.int32)
+                larger[:n] = found
+                found = larger
+            found[n, 0], found[n, 1], found[n, 2], found[n, 3] = y, first, x - first, label
+            n += 1
+            x = _next_foreground(line, x)
+    return found[:n]
+
+
+@kernel
+def _next_foreground(line: NDArray[np.int32], x: int) -> int:
+    """The first pixel from ``x`` on that is not 0, or the width; most of a slide is 0."""
+    while x + 8 <= line.size and (
+        line[x]
+        | line[x + 1]
+        | line[x + 2]
+        | line[x + 3]
+        | line[x + 4]
+        | line[x + 5]
+        | line[x + 6]
+        | line[x + 7]
+    ) == 0:  # fmt: skip
+        x += 8
+    while x < line.size and line[x] == 0:
+        x += 1
+    return x
+
+
+@kernel
+def _by_label(found: NDArray[np.int32], count: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Line, first pixel and length of the runs of each label in turn, and where each begins."""
     offsets = np.zeros(count + 1, dtype=np.int64)
-    height, width = lines.shape
-    for y in range(height):
-        before = 0
-        for x in range(width):
-            label = lines[y, x]
-            if label != before and label != 0:
-                offsets[label] += 1
-            before = label
+    for k in range(found.shape[0]):
+        offsets[found[k, 3]] += 1
     for i in range(count):
         offsets[i + 1] += offsets[i]
-    total = offsets[count]
-    line = np.empty(total, dtype=np.int64)
-    first = np.empty(total, dtype=np.int64)
-    length = np.zeros(total, dtype=np.int64)
-    fill = offsets[:-1].copy()
-    for y in range(height):
-        before = 0
-        for x in range(width):
-            label = lines[y, x]
-            if label != 0:
-                if label != before:
-                    k = fill[label - 1]
-                    fill[label - 1] += 1
-                    line[k] = y
-                    first[k] = x
-                length[fill[label - 1] - 1] += 1
-            before = label
-    return line, first, length, offsets
+    placed = np.empty((found.shape[0], 3), dtype=np.int32)
+    at = offsets[:-1].copy()
+    for k in range(found.shape[0]):
+        i = found[k, 3] - 1
+        placed[at[i], 0], placed[at[i], 1] = found[k, 0], found[k, 1]
+        placed[at[i], 2] = found[k, 2]
+        at[i] += 1
+    return placed, offsets
 
 
 @kernel
 def _sums(
-    labels: NDArray[np.int32], values: NDArray[np.uint16], table: NDArray[np.int32], count: int
+    found: NDArray[np.int32], values: NDArray[np.uint16], table: NDArray[np.int32], count: int
 ) -> NDArray[np.int64]:
     sums = np.zeros((count, values.shape[0]), dtype=np.int64)
-    for c in range(values.shape[0]):
-        for p in range(labels.size):
-            if labels[p] != 0:
-                sums[labels[p] - 1, c] += table[values[c, p]]
+    for k in range(found.shape[0]):
+        y, first, length, label = found[k, 0], found[k, 1], found[k, 2], found[k, 3]
+        for c in range(values.shape[0]):
+            total = 0
+            for half in values[c, y, first : first + length]:
+                total += table[half]
+            sums[label - 1, c] += total
     return sums

@@ -113,12 +113,10 @@ def _batch(rows: Any, primary: str, classes: tuple[str, ...], first: int) -> Cel
 
     geometry = np.asarray(shapely.from_wkb(_objects(rows[primary])), dtype=object)
     names = rows.schema.names
-    place = {name: i for i, name in enumerate(classes)}
-    of_class = rows[CLASS].to_pylist() if CLASS in names else [None] * rows.num_rows
     return CellBatch(
         id=np.array(rows[ID].to_pylist(), "U36") if ID in names else uuids_from(geometry, first),
         geometry=geometry,
-        class_index=np.array([-1 if n is None else place[str(n)] for n in of_class], np.int32),
+        class_index=_class_index(rows, classes),
         classes=classes,
         measurements={
             name: np.asarray(rows[name].to_numpy(zero_copy_only=False), dtype=np.float64)
@@ -127,6 +125,16 @@ def _batch(rows: Any, primary: str, classes: tuple[str, ...], first: int) -> Cel
         },
         nucleus=shapely.from_wkb(_objects(rows[NUCLEUS])) if NUCLEUS in names else None,
     )
+
+
+def _class_index(rows: Any, classes: tuple[str, ...]) -> NDArray[np.int32]:
+    if CLASS not in rows.schema.names:
+        return np.full(rows.num_rows, -1, dtype=np.int32)
+    column = rows[CLASS].dictionary_encode()
+    names = column.dictionary.to_pylist()
+    place = [-1 if name is None else classes.index(str(name)) for name in names]
+    codes = column.indices.fill_null(len(names)).to_numpy(zero_copy_only=False)
+    return np.asarray(np.array([*place, -1], dtype=np.int32)[codes])
 
 
 def _objects(column: Any) -> NDArray[Any]:

@@ -1,6 +1,8 @@
 """Every object once: fragments of regions joined where a link leads across a face.
 
-Cost is proportional to the pixels on faces; no slide-sized image, no step over all objects.
+Cost is proportional to the pixels on faces; no slide-sized image, no step over all objects. Regions
+are taken row by row (along axis 0): what is held is the faces of one row, one pair of codes for
+each meeting of two fragments, and the objects that are not yet whole.
 """
 
 from __future__ import annotations
@@ -18,14 +20,10 @@ from wsiseg.cells.objects import Objects, merge
 from wsiseg.engine.twins import VIEW_COLUMNS, agreed
 from wsiseg.errors import ModelError
 
-__all__ = [
-    "Fragments",
-    "Joins",
-    "find_joins",
-    "joined_objects",
-    "stitch",
-    "whole_objects",
-]
+__all__ = ["Fragments", "Gathering", "Joins", "find_joins", "stitch", "whole_objects"]
+
+Regions = Iterable[tuple[int, "Fragments"]]
+"""Regions by number, with what was found in each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,50 +70,91 @@ class Joins:
         groups[self.nodes[low:high] - _code(region, 0)] = self.group[low:high]
         return groups
 
+    @property
+    def regions(self) -> NDArray[np.int64]:
+        """(F,) the region of each of ``nodes``."""
+        return self.nodes >> _FRAGMENT_BITS
 
-def find_joins(found: Iterable[tuple[int, Fragments]], shape: tuple[int, ...]) -> Joins:
-    """Joins of the fragments of all regions, given as (region number, fragments) in any order.
+    def heights(self, per_row: int) -> NDArray[np.int64]:
+        """(count,) rows of regions from the first to the last that an object lies in."""
+        rows = self.regions // per_row
+        first, last = np.full(self.count, np.iinfo(np.int64).max), np.zeros(self.count, np.int64)
+        np.minimum.at(first, self.group, rows)
+        np.maximum.at(last, self.group, rows)
+        return np.asarray(last - first + 1)
 
+    def only(self, wanted: NDArray[np.bool_]) -> Joins:
+        """The joins of the ``wanted`` (count,) objects, numbered anew in the same order."""
+        kept, number = wanted[self.group], np.cumsum(wanted) - 1
+        return Joins(self.nodes[kept], number[self.group[kept]], int(wanted.sum()))
+
+
+def find_joins(rows: Iterable[tuple[int, Regions]], shape: tuple[int, ...]) -> Joins:
+    """Joins of the fragments of all regions of a lattice of ``shape``.
+
+    ``rows`` are (stop, regions) from first to last, ``stop`` being the first index along axis 0
+    beyond the cores of the regions, the last one ``shape[0]``; within a row in any order.
     Raises ModelError if a link leads to a pixel that its own region did not take for foreground:
     then the decode is not local within ``spec.reach``.
     """
-    faces = _Faces()
-    for region, fragments in found:
-        faces.add(region, fragments, shape)
-    source, target = faces.edges(shape)
-    return _joined(source, target)
+    faces, edges = _Faces(shape), [(_NO_CODES, _NO_CODES)]
+    for stop, regions in rows:
+        for region, fragments in regions:
+            faces.add(region, fragments)
+        edges.append(faces.settled(stop))
+    one, other = (np.concatenate(codes) for codes in zip(*edges, strict=True))
+    return _joined(one, other)
 
 
 class _Faces:
-    """What all regions say at their faces: links out, entries, and views of labels."""
+    """What regions say at faces that are not settled: links out, entries, and views of labels."""
 
-    def __init__(self) -> None:
-        self._source, self._target = [_NO_CODES], [_NO_CODES]
-        self._owner, self._entry = [_NO_CODES], [_NO_CODES]
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._shape, self._seen = shape, -1
+        self._leads = [np.zeros((0, 2), np.int64)]  # code of the fragment, place it leads to
+        self._entries = [np.zeros((0, 2), np.int64)]  # code of the fragment, place on its face
         self._views = [np.zeros((0, VIEW_COLUMNS), np.int64)]
 
-    def add(self, region: int, found: Fragments, shape: tuple[int, ...]) -> None:
-        self._source.append(_code(region, found.leads_to[:, -1]))
-        self._target.append(_place(found.leads_to, shape))
-        self._owner.append(_code(region, found.entered_at[:, -1]))
-        self._entry.append(_place(found.entered_at, shape))
+    def add(self, region: int, found: Fragments) -> None:
+        self._leads.append(_coded(region, found.leads_to, self._shape))
+        self._entries.append(_coded(region, found.entered_at, self._shape))
         self._views.append(found.views)
+        self._seen = max(self._seen, region)
 
-    def edges(self, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Codes of the fragments at both ends of each link between regions."""
-        source, target = np.concatenate(self._source), np.concatenate(self._target)
-        entry, first = np.unique(np.concatenate(self._entry), return_index=True)
-        owner, views = np.concatenate(self._owner)[first], np.concatenate(self._views)
-        at = np.minimum(np.searchsorted(entry, target), max(len(entry) - 1, 0))
-        met = entry[at] == target if len(entry) else np.zeros(len(target), bool)
-        if not len(views) and not met.all():
-            raise _not_local(target[~met], shape)
-        one, other = source[met], owner[at[met]]
-        if len(views):
-            regions = [code >> _FRAGMENT_BITS for code in (one, other)]
-            same = agreed(views, np.column_stack([*regions, target[met]]))
-            one, other = one[same], other[same]
-        return one, other
+    def settled(self, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Codes of both fragments at each link into a region whose core begins below ``stop``.
+
+        Links lead only to later regions: no later row will ask for the entries again.
+        """
+        leads, entries, views = map(np.concatenate, (self._leads, self._entries, self._views))
+        now = leads[:, 1] < stop * np.prod(self._shape[1:], dtype=np.int64)
+        self._leads, self._entries = [leads[~now]], [entries[:0]]
+        self._views = [views[views[:, 1] > self._seen]]  # the region above the face is to come
+        return _met(leads[now], entries, views, self._shape)
+
+
+def _met(
+    leads: NDArray[np.int64],
+    entries: NDArray[np.int64],
+    views: NDArray[np.int64],
+    shape: tuple[int, ...],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    source, target = leads.T
+    entry, first = np.unique(entries[:, 1], return_index=True)
+    owner = entries[first, 0]
+    at = np.minimum(np.searchsorted(entry, target), max(len(entry) - 1, 0))
+    met = entry[at] == target if len(entry) else np.zeros(len(target), bool)
+    if not len(views) and not met.all():
+        raise _not_local(target[~met], shape)
+    one, other = source[met], owner[at[met]]
+    if len(views):
+        regions = [code >> _FRAGMENT_BITS for code in (one, other)]
+        same = agreed(views, np.column_stack([*regions, target[met]]))
+        one, other = one[same], other[same]
+    # two fragments meet along many pixels, nearly all of them in sequence: once is enough
+    fresh = np.ones(len(one), bool)
+    fresh[1:] = (one[1:] != one[:-1]) | (other[1:] != other[:-1])
+    return one[fresh], other[fresh]
 
 
 def _not_local(lost: NDArray[np.int64], shape: tuple[int, ...]) -> ModelError:
@@ -128,9 +167,12 @@ def _not_local(lost: NDArray[np.int64], shape: tuple[int, ...]) -> ModelError:
 
 def stitch(found: Mapping[int, Fragments], shape: tuple[int, ...], sums: int) -> Objects:
     """All objects, in raster order of their first pixels, of fragments held in memory."""
-    joins = find_joins(found.items(), shape)
+    joins = find_joins([(shape[0], found.items())], shape)
+    gathered = Gathering(joins, len(shape), sums)
+    for region, fragments in found.items():
+        gathered.add(region, fragments)
     whole = [whole_objects(fragments, joins, region) for region, fragments in found.items()]
-    every = Objects.concatenate([joined_objects(found.items(), joins, len(shape), sums), *whole])
+    every = Objects.concatenate([gathered.completed(), *whole])
     return every.take(np.lexsort(every.anchors.T[::-1]))
 
 
@@ -139,16 +181,32 @@ def whole_objects(fragments: Fragments, joins: Joins, region: int) -> Objects:
     return fragments.objects.take(joins.groups_in(region, len(fragments.objects)) < 0)
 
 
-def joined_objects(
-    regions: Iterable[tuple[int, Fragments]], joins: Joins, ndim: int, sums: int
-) -> Objects:
-    """The objects that lie in more than one region, each merged from its fragments."""
-    parts, groups = [Objects.none(ndim, sums)], [_NO_CODES]
-    for region, fragments in regions:
-        group = joins.groups_in(region, len(fragments.objects))
-        parts.append(fragments.objects.take(group >= 0))
-        groups.append(group[group >= 0])
-    return merge(Objects.concatenate(parts), np.concatenate(groups), joins.count)
+class Gathering:
+    """The objects that lie in more than one region, each merged once its last part is there."""
+
+    def __init__(self, joins: Joins, ndim: int, sums: int) -> None:
+        self._joins, self._lacking = joins, np.bincount(joins.group, minlength=joins.count)
+        self._parts, self._groups = [Objects.none(ndim, sums)], [_NO_CODES]
+
+    def add(self, region: int, fragments: Fragments) -> None:
+        """Take what ``region``, not added before, has of these objects."""
+        group = self._joins.groups_in(region, len(fragments.objects))
+        self._parts.append(fragments.objects.take(group >= 0))
+        self._groups.append(group[group >= 0])
+        np.subtract.at(self._lacking, self._groups[-1], 1)
+
+    def completed(self) -> Objects:
+        """The objects that have become whole since the last call."""
+        parts, group = Objects.concatenate(self._parts), np.concatenate(self._groups)
+        ready = self._lacking[group] == 0
+        self._parts, self._groups = [parts.take(~ready)], [group[~ready]]
+        names, index = np.unique(group[ready], return_inverse=True)
+        return merge(parts.take(ready), index.ravel(), len(names))
+
+    @property
+    def anchors(self) -> NDArray[np.int32]:
+        """(P, n) anchors of the parts of objects that are not whole yet."""
+        return np.concatenate([parts.anchors for parts in self._parts])
 
 
 _NO_CODES = np.zeros(0, dtype=np.int64)
@@ -159,9 +217,10 @@ def _code(region: int, fragment: NDArray[np.int32] | int) -> NDArray[np.int64]:
     return np.asarray((np.int64(region) << _FRAGMENT_BITS) + np.asarray(fragment, np.int64))
 
 
-def _place(rows: NDArray[np.int32], shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """Raster position of the pixels in the first n columns."""
-    return np.asarray(np.ravel_multi_index(tuple(rows[:, :-1].T.astype(np.int64)), shape))
+def _coded(region: int, rows: NDArray[np.int32], shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """(M, 2) codes of the fragments in the last column, raster places of the pixels before it."""
+    places = np.ravel_multi_index(tuple(rows[:, :-1].T.astype(np.int64)), shape)
+    return np.column_stack([_code(region, rows[:, -1]), places.astype(np.int64)])
 
 
 def _joined(one: NDArray[np.int64], other: NDArray[np.int64]) -> Joins:

@@ -7,7 +7,6 @@ measurements are finite and exact in float32 (as it stores them) or absent.
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +16,10 @@ from numpy.typing import NDArray
 
 from wsiseg.cells.batch import CellBatch
 from wsiseg.errors import InputFileError
+from wsiseg.export.coordinates import FARTHEST
+from wsiseg.export.simple import simple_rings
 
-__all__ = ["SMALLEST_AREA", "class_label", "exportable", "polygonal_part"]
+__all__ = ["SMALLEST_AREA", "class_label", "exportable", "ids_as_bytes", "polygonal_part"]
 
 SMALLEST_AREA = 0.01
 """px²: QuPath makes empty objects of polygons about this small, and no cell is."""
@@ -28,7 +29,8 @@ _POLYGON, _MULTIPOLYGON = 3, 6
 # QuPath packs coordinates into float32, which moves them by 0.0005 px at 2**13 px, 0.004 at 2**16
 _FLOAT32_MOVES = 2**13
 _COARSE = 0.25  # px: exact in two decimals, and in float32 up to 4 million px
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_DASHES = [8, 13, 18, 23]  # of the 36 characters of a UUID
+_HEX = [i for i in range(36) if i not in _DASHES]
 _KEPT, _NOT_POLYGON, _NOT_FINITE, _TOO_SMALL, _INVALID = range(5)
 _REASONS = {
     _NOT_POLYGON: "not_polygon",
@@ -47,7 +49,7 @@ def exportable(batch: CellBatch) -> tuple[CellBatch, dict[str, int]]:
     infinite ones NaN. Idempotent. Dropped are
 
     - ``not_polygon``: another type, missing or empty
-    - ``not_finite``: NaN or infinite coordinates
+    - ``not_finite``: NaN, infinite or absurd coordinates (beyond ``FARTHEST``)
     - ``zero_area``: below ``SMALLEST_AREA`` once rounded
     - ``invalid_outline``: beyond repair
     - ``nucleus_...``: the nucleus only, for the same reasons; its cell stays
@@ -55,7 +57,10 @@ def exportable(batch: CellBatch) -> tuple[CellBatch, dict[str, int]]:
     Raises InputFileError for an id that is not a UUID in lower case: QuPath would replace it.
     """
     _check_ids(batch.id)
-    geometry, fate = _writable(batch.geometry)
+    fate = np.full(len(batch), _KEPT, dtype=np.int8)
+    geometry = batch.geometry
+    if not batch.sound:
+        geometry, fate = _writable(geometry)
     dropped = _count(fate)
     nucleus = batch.nucleus
     if nucleus is not None:
@@ -85,13 +90,31 @@ def class_label(name: str) -> str:
     return ": ".join(filter(None, levels)) or "unnamed"
 
 
+def ids_as_bytes(ids: NDArray[np.str_]) -> NDArray[np.uint8]:
+    """(N, 36) ASCII of the ids of exportable cells."""
+    return _code_points(ids, 36).astype(np.uint8)
+
+
 def _check_ids(ids: NDArray[np.str_]) -> None:
-    for row, text in enumerate(ids.tolist()):
-        if not _UUID.fullmatch(text):
-            raise InputFileError(
-                f"cell {row} has the id {text!r}: expected a UUID in lower case, because QuPath "
-                "replaces other ids; make some with wsiseg.cells.batch.uuids_from"
-            )
+    points = _code_points(ids, 37)
+    hexes = points[:, _HEX]
+    good = (points[:, _DASHES] == ord("-")).all(axis=1) & (points[:, 36] == 0)
+    good &= (((hexes >= ord("0")) & (hexes <= ord("9"))) | _is_a_to_f(hexes)).all(axis=1)
+    for row in np.flatnonzero(~good)[:1].tolist():
+        raise InputFileError(
+            f"cell {row} has the id {str(ids[row])!r}: expected a UUID in lower case, because "
+            "QuPath replaces other ids; make some with wsiseg.cells.batch.uuids_from"
+        )
+
+
+def _code_points(ids: NDArray[np.str_], width: int) -> NDArray[np.uint32]:
+    """(N, width) Unicode of the first characters, 0 beyond the last."""
+    fixed = np.ascontiguousarray(ids.astype(f"U{width}"))
+    return fixed.view(np.uint32).reshape(len(ids), width)
+
+
+def _is_a_to_f(points: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    return np.asarray((points >= ord("a")) & (points <= ord("f")))
 
 
 def _count(fate: NDArray[np.int8]) -> dict[str, int]:
@@ -107,7 +130,8 @@ def _as_float32(column: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _writable(geometry: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int8]]:
     """(N,) outlines fit for writing, None where there is none, and what became of each."""
-    given = shapely.force_2d(geometry)
+    flat = (shapely.get_coordinate_dimension(geometry) <= 2).all()
+    given = np.asarray(geometry, dtype=object) if flat else shapely.force_2d(geometry)
     fate = _first_look(given)
     live = np.flatnonzero(fate == _KEPT)
     out = np.full(len(given), None, dtype=object)
@@ -126,38 +150,57 @@ def _first_look(geometry: NDArray[Any]) -> NDArray[np.int8]:
     polygonal = np.isin(shapely.get_type_id(geometry), (_POLYGON, _MULTIPOLYGON))
     fate[~polygonal | shapely.is_empty(geometry)] = _NOT_POLYGON
     xy, owner = shapely.get_coordinates(geometry, return_index=True)
-    fate[owner[~np.isfinite(xy).all(axis=1)]] = _NOT_FINITE
+    far = ~(np.abs(xy) <= FARTHEST)  # NaN is
+    fate[owner[np.flatnonzero(far) // 2]] = _NOT_FINITE
     return fate
 
 
 def _rounded(geometry: NDArray[Any]) -> NDArray[Any]:
     xy = shapely.get_coordinates(geometry)
     rounded = np.round(xy, _DECIMALS) + 0.0  # + 0: no negative zeros
-    if np.array_equal(xy, rounded):
+    if np.array_equal(xy.view(np.int64), rounded.view(np.int64)):  # -0 is not 0
         return geometry
     return np.asarray(shapely.set_coordinates(geometry.copy(), rounded))
 
 
 def _unwrapped(geometry: NDArray[Any]) -> NDArray[Any]:
-    """A MultiPolygon of one part as a Polygon: QuPath 0.4 and 0.5 fail on it."""
-    single = shapely.get_type_id(geometry) == _MULTIPOLYGON
-    single &= shapely.get_num_geometries(geometry) == 1
-    if single.any():
-        geometry = geometry.copy()
-        geometry[single] = shapely.get_geometry(geometry[single], 0)
-    return geometry
+    """Without empty parts, and of one part a Polygon: QuPath 0.4 and 0.5 fail on others."""
+    multi = np.flatnonzero(shapely.get_type_id(geometry) == _MULTIPOLYGON)
+    if not multi.size:
+        return geometry
+    parts, owner = shapely.get_parts(geometry[multi], return_index=True)
+    full = ~shapely.is_empty(parts)
+    whole = np.asarray(shapely.multipolygons(parts[full], indices=owner[full]))
+    single = shapely.get_num_geometries(whole) == 1
+    whole[single] = shapely.get_geometry(whole[single], 0)
+    out = geometry.copy()
+    out[multi] = whole
+    return out
 
 
 def _sound(geometry: NDArray[Any]) -> NDArray[np.bool_]:
     """(N,) whether each is valid, also in the float32 coordinates that QuPath reads it into."""
-    sound = np.asarray(shapely.is_valid(geometry))
     xy, owner = shapely.get_coordinates(geometry, return_index=True)
-    moved = (np.abs(xy) > _FLOAT32_MOVES) & (xy != xy.astype(np.float32))
-    far = np.unique(owner[moved.any(axis=1)])
-    if far.size:
-        there = shapely.get_coordinates(geometry[far]).astype(np.float32)
-        sound[far] &= shapely.is_valid(shapely.set_coordinates(geometry[far].copy(), there))
+    sound = _valid(geometry, xy)
+    packed = xy.astype(np.float32).astype(np.float64)
+    moved = (np.abs(xy) > _FLOAT32_MOVES) & (xy != packed)
+    far = np.zeros(len(geometry), dtype=np.bool_)
+    far[owner[np.flatnonzero(moved) // 2]] = True
+    if far.any():
+        sound[far] &= _valid(geometry[far], packed[far[owner]])
     return sound
+
+
+def _valid(geometry: NDArray[Any], xy: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(N,) whether each would be valid if its vertices were those of ``xy`` (V, 2)."""
+    counts = shapely.get_num_coordinates(geometry)
+    one_ring = shapely.get_type_id(geometry) == _POLYGON
+    one_ring &= shapely.get_num_interior_rings(geometry) == 0
+    valid = one_ring & simple_rings(xy, np.concatenate(([0], np.cumsum(counts))))
+    if not valid.all():
+        others = shapely.set_coordinates(geometry[~valid].copy(), xy[np.repeat(~valid, counts)])
+        valid[~valid] = shapely.is_valid(others)
+    return np.asarray(valid)
 
 
 def _repaired(geometry: Any) -> tuple[Any, int]:
@@ -172,9 +215,10 @@ def _repaired(geometry: Any) -> tuple[Any, int]:
         snapped = shapely.set_precision(polygonal_part(whole), grid)
     except shapely.GEOSException:
         return None, _INVALID
-    fixed = _unwrapped(_rounded(np.array([polygonal_part(snapped)], dtype=object)))
-    if shapely.is_empty(fixed[0]):
+    rounded = _rounded(np.array([polygonal_part(snapped)], dtype=object))
+    if shapely.is_empty(rounded[0]):
         return None, _TOO_SMALL
+    fixed = _unwrapped(rounded)
     return (fixed[0], _KEPT) if _sound(fixed)[0] else (None, _INVALID)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,17 @@ from wsiseg.atomic import atomic_write
 from wsiseg.cells.batch import CellBatch, concatenate, no_cells
 from wsiseg.cells.parquet import BBOX, CLASS, GEOMETRY, ID, NUCLEUS
 from wsiseg.errors import InputFileError
+from wsiseg.export.decimals import decimals
+from wsiseg.export.exportable import ids_as_bytes
+from wsiseg.export.texts import Texts, chosen, of_width, woven
+from wsiseg.export.wkb import wkb_of
 
 __all__ = ["ROW_GROUP", "csv_sink", "parquet_sink"]
 
 ROW_GROUP = 20_000
 """Rows of a row group: with rows in spatial order, a window reads only the groups it meets."""
 
+_CHUNK = 1 << 30  # bytes; a chunk of a column of Arrow's binary must stay below 2 GiB
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _TYPE_NAMES = {3: "Polygon", 6: "MultiPolygon"}
 
@@ -174,9 +180,9 @@ def _table(rows: CellBatch, columns: tuple[str, ...], nuclei: bool) -> Any:
     absent = np.full(len(rows), np.nan, dtype=np.float32)
     values = [rows.measurements.get(name, absent).astype(np.float32) for name in columns]
     arrays = [
-        pa.array(rows.id.tolist(), pa.string()),
+        _arrow(of_width(ids_as_bytes(rows.id)), pa.string()),
         pa.array(rows.class_names, pa.string()),
-        pa.array(shapely.to_wkb(rows.geometry, byte_order=1), pa.binary()),
+        _arrow(wkb_of(rows.geometry), pa.binary()),
         pa.StructArray.from_arrays(
             [pa.array(c) for c in corners], fields=list(schema.field(BBOX).type)
         ),
@@ -186,6 +192,22 @@ def _table(rows: CellBatch, columns: tuple[str, ...], nuclei: bool) -> Any:
         nucleus = missing if rows.nucleus is None else rows.nucleus
         arrays.append(pa.array(shapely.to_wkb(nucleus, byte_order=1), pa.binary()))
     return pa.Table.from_arrays([*arrays, *map(pa.array, values)], schema=schema)
+
+
+def _arrow(texts: Texts, kind: Any) -> Any:
+    """Arrow column of ``texts`` that follow without a gap; in chunks where they are very long."""
+    import pyarrow as pa
+
+    chunk = (texts.stops - texts.starts[:1]) // _CHUNK
+    cuts = [0, *(np.flatnonzero(np.diff(chunk)) + 1).tolist(), len(texts)]
+    chunks = []
+    for a, b in pairwise(cuts):
+        data = texts.data[texts.starts[a] : texts.stops[b - 1]] if b > a else texts.data[:0]
+        ends = texts.stops[a:b] - (texts.starts[a] if b > a else 0)
+        offsets = np.concatenate(([0], ends)).astype(np.int32)
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+        chunks.append(pa.Array.from_buffers(kind, b - a, buffers))
+    return pa.chunked_array(chunks, kind)
 
 
 @contextmanager
@@ -206,7 +228,7 @@ def csv_sink(path: Path) -> Iterator[Callable[[CellBatch], None]]:
                 columns = tuple(batch.measurements)
                 file.write(_header(columns))
             _check_columns(batch, columns, nuclei=True)
-            file.write(_csv_rows(batch, columns))
+            file.write(_csv_rows(batch, columns).joined())
 
         yield add
         if columns is None:
@@ -214,29 +236,30 @@ def csv_sink(path: Path) -> Iterator[Callable[[CellBatch], None]]:
 
 
 def _header(columns: tuple[str, ...]) -> bytes:
-    return _csv([[ID, CLASS, "x_px", "y_px", *map(_harmless, columns)]])
+    return _csv_row([ID, CLASS, "x_px", "y_px", *columns]) + b"\n"
 
 
-def _csv_rows(batch: CellBatch, columns: tuple[str, ...]) -> bytes:
+def _csv_rows(batch: CellBatch, columns: tuple[str, ...]) -> Texts:
+    every = np.zeros(len(batch), np.int64)
     centroids = np.round(shapely.get_coordinates(shapely.centroid(batch.geometry)), 2) + 0.0
     absent = np.full(len(batch), np.nan)
-    values = [batch.measurements.get(name, absent) for name in columns]
-    names = np.array([*map(_harmless, batch.classes), ""], dtype=object)[batch.class_index]
-    texts = [*(_decimals(c) for c in centroids.T), *(_decimals(v, np.float32) for v in values)]
-    return _csv(zip(batch.id.tolist(), names, *texts, strict=True))
+    values = [batch.measurements.get(name, absent).astype(np.float32) for name in columns]
+    names = [*(_csv_row([name]) for name in batch.classes), b""]
+    fields = [
+        of_width(ids_as_bytes(batch.id)),
+        chosen(names, batch.class_index),
+        *map(decimals, (*centroids.T, *values)),
+    ]
+    ends = [chosen([end], every) for end in [b","] * (len(fields) - 1) + [b"\n"]]
+    return woven([text for pair in zip(fields, ends, strict=True) for text in pair])
+
+
+def _csv_row(texts: Sequence[str]) -> bytes:
+    """Quoted where they must be, without the end of the line."""
+    row = io.StringIO()
+    csv.writer(row, lineterminator="").writerow(map(_harmless, texts))
+    return row.getvalue().encode()
 
 
 def _harmless(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
-
-
-def _decimals(column: NDArray[Any], dtype: Any = np.float64) -> list[str]:
-    """Shortest decimals of each value, "" for NaN."""
-    texts = column.astype(dtype).astype(str).tolist()
-    return ["" if t == "nan" else t.removesuffix(".0") for t in texts]
-
-
-def _csv(rows: Any) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode()

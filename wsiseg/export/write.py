@@ -6,14 +6,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from wsiseg.atomic import writing
 from wsiseg.cells.batch import CellBatch
 from wsiseg.cells.layer import Cells
 from wsiseg.errors import InputFileError
 from wsiseg.export.colors import RGB
 from wsiseg.export.exportable import exportable
 from wsiseg.export.geojson import geojson_sink
+from wsiseg.export.in_order import cores, in_order
 from wsiseg.export.tables import csv_sink, parquet_sink
 
 __all__ = [
@@ -39,7 +42,8 @@ WRITERS: dict[str, Sink] = {
 }
 """End of the file name -> opens the file and gives a function that appends exportable cells."""
 
-_PIECE = 20_000  # cells in work at a time, whatever the size of the batches
+_PIECE = 5_000  # cells in work in one thread, whatever the size of the batches
+_CHECKERS = 4  # threads, at most, that make cells exportable
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ def write_all(cells: Cells | Iterable[CellBatch], paths: Iterable[str | Path]) -
 
     An empty first batch is welcome: its classes and columns are those of files without cells.
     """
-    return _pour(cells, [_sink_for(Path(path)) for path in paths])
+    return _pour(cells, [(Path(path), _sink_for(Path(path))) for path in paths])
 
 
 def write_geojson(
@@ -81,17 +85,17 @@ def write_geojson(
     ``nucleusGeometry`` where the batches have nuclei; every outline valid on the 0.01 px grid.
     ``colors`` overrides the colour (r, g, b) of a class.
     """
-    return _pour(cells, [geojson_sink(Path(path), colors)])
+    return _pour(cells, [(Path(path), geojson_sink(Path(path), colors))])
 
 
 def write_parquet(cells: Cells | Iterable[CellBatch], path: str | Path) -> Written:
     """Write GeoParquet 1.1; see ``parquet_sink``."""
-    return _pour(cells, [parquet_sink(Path(path))])
+    return _pour(cells, [(Path(path), parquet_sink(Path(path)))])
 
 
 def write_csv(cells: Cells | Iterable[CellBatch], path: str | Path) -> Written:
     """Write centroids, classes and measurements as CSV; see ``csv_sink``."""
-    return _pour(cells, [csv_sink(Path(path))])
+    return _pour(cells, [(Path(path), csv_sink(Path(path)))])
 
 
 def _sink_for(path: Path) -> AbstractContextManager[Add]:
@@ -103,18 +107,36 @@ def _sink_for(path: Path) -> AbstractContextManager[Add]:
     )
 
 
-def _pour(cells: Cells | Iterable[CellBatch], sinks: list[AbstractContextManager[Add]]) -> Written:
+def _pour(
+    cells: Cells | Iterable[CellBatch], sinks: Iterable[tuple[Path, AbstractContextManager[Add]]]
+) -> Written:
+    """Into every sink, each in a thread of its own; the bytes do not depend on the threads."""
     batches = cells.batches() if isinstance(cells, Cells) else cells
     count, dropped = 0, Counter[str]()
-    with ExitStack() as stack:
-        adds = [stack.enter_context(sink) for sink in sinks]
-        for piece in _pieces(batches):
-            rows, lost = exportable(piece)
+    with ExitStack() as files, ExitStack() as threads:  # files end well only if all threads did
+        adds = []
+        for path, sink in sinks:
+            add = partial(_added, path, files.enter_context(sink))
+            behind = threads.enter_context(in_order(lambda _: None, workers=1))
+            adds.append(partial(behind, add))
+
+        def take(made: tuple[CellBatch, dict[str, int]]) -> None:
+            nonlocal count
+            rows, lost = made
             dropped.update(lost)
             count += len(rows)
             for add in adds:
                 add(rows)
+
+        submit = threads.enter_context(in_order(take, min(cores(), _CHECKERS)))
+        for piece in _pieces(batches):
+            submit(exportable, piece)
     return Written(count, dict(sorted(dropped.items())))
+
+
+def _added(path: Path, add: Add, rows: CellBatch) -> None:
+    with writing(path):  # else the error would be taken for one of the file that was opened last
+        add(rows)
 
 
 def _pieces(batches: Iterable[CellBatch]) -> Iterator[CellBatch]:
