@@ -10,6 +10,7 @@ Each is also a builtin, so that code which knows nothing of wsiseg can catch it:
     ├── ModelError (ValueError)                 a model, its weights or its maps are not usable
     ├── UnknownModelError (KeyError)            no model of that name
     ├── MissingExtraError (ImportError)         an optional package is needed; names the extra
+    ├── OutOfMemoryError (MemoryError)          a single forward does not fit into memory
     ├── RegionError (RuntimeError)              work on one region failed; names the region
     ├── RunFolderError (OSError)                the run folder cannot be used
     │   ├── ForeignFolderError (FileExistsError)  it holds files that are not ours
@@ -32,6 +33,7 @@ __all__ = [
     "MissingExtraError",
     "MissingSpacingError",
     "ModelError",
+    "OutOfMemoryError",
     "OutputError",
     "RegionError",
     "RunFolderError",
@@ -77,6 +79,10 @@ class UnknownModelError(WsisegError, KeyError):
 
 class MissingExtraError(WsisegError, ImportError):
     """An optional package is needed; the message names the extra that brings it."""
+
+
+class OutOfMemoryError(WsisegError, MemoryError):
+    """A forward of one batch does not fit into memory, though nothing else runs beside it."""
 
 
 class RegionError(WsisegError, RuntimeError):

@@ -7,7 +7,7 @@ from typing import TypeVar, cast
 
 import numba
 
-__all__ = ["instruction_set", "kernel"]
+__all__ = ["has_feature", "instruction_set", "kernel"]
 
 _SETS = ("avx512bf16", "avx512f", "avx2", "avx", "sve", "neon")
 
@@ -21,7 +21,11 @@ def kernel(function: F) -> F:
 
 def instruction_set() -> str:
     """The widest instruction set of this machine that kernels and libraries may use."""
+    return next((name for name in _SETS if has_feature(name)), "baseline")
+
+
+def has_feature(name: str) -> bool:
+    """Whether this machine's processor has what LLVM calls ``name``, such as "avx512vnni"."""
     from llvmlite.binding import get_host_cpu_features
 
-    features = get_host_cpu_features()
-    return next((name for name in _SETS if features.get(name)), "baseline")
+    return bool(get_host_cpu_features().get(name))

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -35,6 +37,16 @@ def die_once(path: str) -> int:
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return os.getpid()
+
+
+def place(_: int) -> int:
+    time.sleep(0.01)
+    return os.getpid()
+
+
+def place_but_die_once(item: tuple[str, int]) -> int:
+    """As ``place``, but the worker of the tenth item is killed once."""
+    return die_once(item[0]) if item[1] == 10 else place(item[1])
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +100,18 @@ def test_the_region_of_a_killed_worker_runs_on_another(dask: Dask, tmp_path: Pat
     ((_, pid),) = dask.map(die_once, [str(tmp_path / "mark")])
     assert pid != os.getpid()
     assert (tmp_path / "mark").exists()
+
+
+def test_neighbours_go_to_one_worker(dask: Dask) -> None:
+    where = dict(dask.map(place, range(60)))
+    changes = sum(where[a] != where[b] for a, b in pairwise(range(60)))
+    assert changes < 15  # at random it would be 30
+
+
+def test_what_a_lost_worker_was_to_do_is_done_by_others(dask: Dask, tmp_path: Path) -> None:
+    items = [(str(tmp_path / "mark"), x) for x in range(40)]
+    found = dict(dask.map(place_but_die_once, items))
+    assert sorted(found) == items
 
 
 def test_a_running_scheduler_is_used(tmp_path: Path) -> None:

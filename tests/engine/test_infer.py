@@ -1,8 +1,9 @@
 """Maps are a property of the slide and the model, not of the box that is asked for."""
 
 import pickle
+import time
 from concurrent.futures import ThreadPoolExecutor
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 
 from wsiseg.engine.clock import Clock
 from wsiseg.engine.infer import PatchMaps, patch_grid
+from wsiseg.engine.segment import in_bands
+from wsiseg.errors import OutOfMemoryError
 from wsiseg.geometry import Box, Space, Tile, TileGrid
 from wsiseg.image.source import ArraySource
 from wsiseg.model.base import Maps
@@ -32,6 +35,9 @@ class Smear(OracleModel):
         return Smear, (spec.ndim,), {"spec": spec}
 
     def __call__(self, patches: np.ndarray) -> Maps:
+        return self.forward(patches)
+
+    def forward(self, patches: np.ndarray) -> Maps:
         if self.broken:
             raise ZeroDivisionError
         with self._lock:
@@ -73,26 +79,126 @@ def test_a_pixel_has_the_same_maps_in_every_box(shape: tuple[int, ...]) -> None:
     check()
 
 
-def test_patches_shared_by_regions_are_run_once_while_memory_lasts() -> None:
-    read = Box((0, 0), (30, 60))
-    other = Box((20, 0), (60, 60))
-    plenty, model = maps_over((60, 60))
-    plenty.maps(Tile((0, 0), read.grow(-1), read), Clock())
-    first = model.calls
-    plenty.maps(Tile((1, 0), other.grow(-1), other), Clock())
-    none, forgetful = maps_over((60, 60), memory=0)
-    none.maps(Tile((0, 0), read.grow(-1), read), Clock())
-    none.maps(Tile((1, 0), other.grow(-1), other), Clock())
-    assert model.calls < forgetful.calls
-    assert forgetful.calls > first
+@pytest.mark.parametrize(("shape", "side"), [((61, 47), 20), ((61, 47), 7), ((19, 23, 31), 11)])
+def test_a_patch_that_several_regions_see_is_run_once(shape: tuple[int, ...], side: int) -> None:
+    regions = TileGrid(shape, (side,) * len(shape), 4)
+    plenty, model = maps_over(shape)
+    none, forgetful = maps_over(shape, memory=0)
+    for tile in regions:
+        remembered = plenty.maps(tile, Clock(), regions).prob
+        assert np.array_equal(remembered, none.maps(tile, Clock(), regions).prob)
+    assert model.patches == len(plenty.grid) < forgetful.patches
+
+
+def test_a_patch_is_forgotten_once_its_last_region_has_had_it() -> None:
+    regions = TileGrid((61, 47), (20, 20), 4)
+    maps, _ = maps_over((61, 47))
+    tiles = list(regions)
+    for tile in tiles[:-1]:
+        maps.maps(tile, Clock(), regions)
+    assert maps._memo._held > 0
+    maps.maps(tiles[-1], Clock(), regions)
+    assert maps._memo._held == len(maps._memo._stacks) == len(maps._memo._wanted) == 0
+
+
+def test_what_is_remembered_stays_within_its_bound() -> None:
+    regions = TileGrid((200, 200), (20, 20), 4)
+    stack = 2 * 3 * 10 * 10  # bytes of a patch: float16 prob and hv of its core
+    maps, model = maps_over((200, 200), memory=5 * stack)
+    for tile in regions:
+        maps.maps(tile, Clock(), regions)
+        held = [f.result().nbytes for f in maps._memo._stacks.values()]
+        assert sum(held) == maps._memo._held <= 5 * stack
+    assert model.patches > len(maps.grid)  # it was too small for all
+
+
+def test_bands_keep_what_neighbours_share_within_the_bound() -> None:
+    regions = TileGrid((60, 900), (20, 20), 4)
+    row_of_patches = 90 * 2 * 3 * 10 * 10
+    runs = []
+    for tiles in (list(regions), in_bands(regions, 4)):
+        maps, model = maps_over((60, 900), memory=row_of_patches // 3)
+        for tile in tiles:
+            maps.maps(tile, Clock(), regions)
+        runs.append(model.patches / len(maps.grid))
+    row_major, banded = runs
+    assert sorted(t.index for t in in_bands(regions, 4)) == [t.index for t in regions]
+    assert banded < 1.15 < row_major
 
 
 def test_threads_that_need_the_same_patches_run_each_of_them_once() -> None:
     maps, model = maps_over((200, 200))
-    tiles = list(TileGrid((200, 200), (20, 20), 4))
+    regions = TileGrid((200, 200), (20, 20), 4)
     with ThreadPoolExecutor(6) as pool:
-        list(pool.map(lambda tile: maps.maps(tile, Clock()), tiles))
+        list(pool.map(lambda tile: maps.maps(tile, Clock(), regions), regions))
     assert model.patches == len(maps.grid)
+
+
+def test_a_region_does_not_wait_for_patches_that_no_one_has_begun() -> None:
+    """Two neighbours at once, the first held up in its first batch: the second does the rest."""
+    maps, model = maps_over((60, 60))
+    regions = TileGrid((60, 60), (60, 40), 4)
+    begun, go_on = Event(), Event()
+    forward = model.forward
+
+    def hold_first(patches: np.ndarray) -> Maps:
+        if not begun.is_set():
+            begun.set()
+            assert go_on.wait(60)
+        return forward(patches)
+
+    model.forward = hold_first
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(maps.maps, regions[0, 0], Clock(), regions)
+        assert begun.wait(60)
+        second = pool.submit(maps.maps, regions[0, 1], Clock(), regions).result(60)
+        assert model.patches == sum(1 for _ in maps.grid.overlapping(regions[0, 1].read))
+        go_on.set()
+        assert second.prob.any()
+        assert first.result(60).prob.any()
+    assert model.patches == len(maps.grid)
+
+
+def test_a_forward_without_memory_is_run_again_alone() -> None:
+    """Three forwards at once do not fit, one does."""
+    maps, model = maps_over((200, 200))
+    reference = maps_over((200, 200))[0]
+    regions = TileGrid((200, 200), (40, 40), 4)
+    forward, lock, running, most = model.forward, Lock(), [], []
+
+    def greedy(patches: np.ndarray) -> Maps:
+        with lock:
+            running.append(1)
+            most.append(len(running))
+        try:
+            time.sleep(0.001)
+            if len(running) > 2:
+                raise MemoryError("no room for three")
+            return forward(patches)
+        finally:
+            with lock:
+                running.pop()
+
+    model.forward = greedy
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda tile: maps.maps(tile, Clock(), regions), regions))
+    for tile, got in zip(regions, found, strict=True):
+        assert np.array_equal(got.prob, reference.maps(tile, Clock(), regions).prob)
+    assert max(most) > 2
+    assert max(most[len(most) // 2 :]) <= 2  # it has learnt
+
+
+def test_a_forward_that_does_not_fit_alone_is_a_named_error() -> None:
+    maps, model = maps_over((60, 60))
+
+    def too_large(_: np.ndarray) -> Maps:
+        raise MemoryError("tried to allocate 2 TB")
+
+    model.forward = too_large
+    box = Box((0, 0), (60, 60))
+    with pytest.raises(OutOfMemoryError, match=r"3 patches.*2 TB.*--batch"):
+        maps.maps(Tile((0, 0), box, box), Clock())
+    assert issubclass(OutOfMemoryError, MemoryError)
 
 
 def test_a_failure_reaches_those_who_wait_and_is_not_remembered() -> None:

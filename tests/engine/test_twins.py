@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from wsiseg.engine.segment import find_objects
+from wsiseg.engine.infer import PatchMaps, patch_grid
+from wsiseg.engine.segment import RegionWork, find_objects, region_grid
+from wsiseg.engine.stitch import find_joins
 from wsiseg.geometry import Box
 from wsiseg.geometry.links import components, links_of
 from wsiseg.model.base import Maps
@@ -59,3 +61,24 @@ def test_touching_objects_whose_border_moves_between_tiles_are_not_merged() -> N
     labels[32:56, 8:56] = 2  # a border along row 32, and a region face along row 40
     found = find_objects(oracle_source(labels), LabelModel(2, reach=12), region=40)
     assert sorted(found.areas) == [24 * 48, 24 * 48]
+
+
+@pytest.mark.parametrize(("shape", "region"), [((197, 211), 40), ((40, 44, 48), 16)])
+def test_twins_found_row_by_row_are_those_found_at_once(
+    shape: tuple[int, ...], region: int
+) -> None:
+    model = LabelModel(len(shape), reach=6, jitter=True)
+    source = oracle_source(scene(shape, 60, np.random.default_rng(3)))
+    active = np.ones(patch_grid(source.space, model.spec).counts, bool)
+    grid = region_grid(source.space, model.spec, region)
+    work = RegionWork(PatchMaps(source, model, source.space, active), model, grid)
+    found = [(tile.index[0], grid.number(tile.index), work(tile)) for tile in grid]
+    stops = [min((row + 1) * region, shape[0]) for row in range(grid.counts[0])]
+    by_row = find_joins(
+        ((stop, [(n, f) for at, n, f in found if at == row]) for row, stop in enumerate(stops)),
+        shape,
+    )
+    at_once = find_joins([(shape[0], [(n, f) for _, n, f in found])], shape)
+    assert by_row.count == at_once.count > 0
+    assert np.array_equal(by_row.nodes, at_once.nodes)
+    assert np.array_equal(by_row.group, at_once.group)

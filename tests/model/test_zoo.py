@@ -106,7 +106,7 @@ def test_options_that_a_model_does_not_take_are_refused(tiny):
         load_model(tiny, stain=None)
 
 
-@pytest.mark.parametrize("options", [{"device": "tpu"}, {"precision": "int8"}])
+@pytest.mark.parametrize("options", [{"device": "tpu"}, {"precision": "int4"}])
 def test_unknown_devices_and_precisions_are_refused(options):
     with pytest.raises(ModelError, match="device must be one of"):
         load_model("hematoxylin", **options)

@@ -22,6 +22,7 @@ from wsiseg.engine.executor import Dask, Executor, Serial, Threads
 from wsiseg.errors import ForeignFolderError, KeyMismatchError, MissingSpacingError, SettingsError
 from wsiseg.geometry import Box
 from wsiseg.run.job import Job
+from wsiseg.run.memory import Budget
 from wsiseg.run.segment import run
 from wsiseg.synth import he_slide, write_he_slide
 
@@ -338,7 +339,9 @@ def test_the_whole_slide_is_run_when_tissue_is_none(synthetic: Path, tmp_path: P
 def test_memory_bounds_shrink_regions_but_not_the_result(
     synthetic: Path, whole: dict[str, str], tmp_path: Path
 ) -> None:
-    report = run(Job(slide=synthetic, out=tmp_path / "run", formats=FORMATS, max_memory=160 << 20))
+    base = Budget.of(Job(slide=synthetic, out=tmp_path)).base
+    bound = base + (310 << 20)
+    report = run(Job(slide=synthetic, out=tmp_path / "run", formats=FORMATS, max_memory=bound))
     assert report.facts["grid"]["region"] < 2048
     assert digests(tmp_path / "run") == whole
 

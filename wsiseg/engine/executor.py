@@ -8,13 +8,15 @@ from __future__ import annotations
 import logging
 import pickle
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from itertools import islice
+from contextlib import ExitStack, contextmanager
+from itertools import islice, repeat
 from multiprocessing import resource_tracker
 from typing import Any, Protocol, TypeVar
 
+from wsiseg.engine.shares import Shares
 from wsiseg.errors import RegionError, SettingsError, WsisegError
 
 __all__ = ["Dask", "Executor", "Serial", "Threads"]
@@ -72,6 +74,8 @@ class Threads:
 class Dask:
     """Worker processes of a dask.distributed cluster; one function, hence one model, per worker.
 
+    Items that follow each other go to the same worker as far as that keeps all of them busy.
+
     ``scheduler`` is the address of a running cluster (tcp://HOST:PORT); otherwise a LocalCluster
     of ``workers`` single-threaded processes is started and stopped with the context.
     """
@@ -84,22 +88,31 @@ class Dask:
     def __init__(self, workers: int = 1, scheduler: str | None = None) -> None:
         self.workers, self.scheduler = workers, scheduler
         self._client: Any = None
-        self._cluster: Any = None
+        self._opened = ExitStack()
 
     def __enter__(self) -> Dask:
+        from dask import config
         from distributed import Client
 
-        if self.scheduler is None:
-            self._cluster = self._local_cluster()
-        try:
-            self._client = Client(self._cluster or self.scheduler, timeout=self.PATIENCE_S)
-            self._client.wait_for_workers(1, timeout=self.PATIENCE_S)
-        except OSError as error:  # TimeoutError is one
-            self.__exit__()
-            raise SettingsError(
-                f"--scheduler {self.scheduler} cannot be used: no scheduler with a worker answered "
-                f"there within {self.PATIENCE_S} s ({error}); start one, or use --workers N"
-            ) from error
+        with ExitStack() as opened:
+            # a worker that died is started again; on a busy machine that takes longer than the
+            # 15 s after which a LocalCluster would by default go on without it
+            opened.enter_context(config.set({"distributed.deploy.lost-worker-timeout": "600 s"}))
+            address: Any = self.scheduler
+            if address is None:
+                address = self._local_cluster()
+                opened.callback(address.close)
+            try:
+                self._client = Client(address, timeout=self.PATIENCE_S)
+                opened.callback(self._client.close)
+                self._client.wait_for_workers(1, timeout=self.PATIENCE_S)
+            except OSError as error:  # TimeoutError is one
+                raise SettingsError(
+                    f"--scheduler {self.scheduler} cannot be used: no scheduler with a worker "
+                    f"answered there within {self.PATIENCE_S} s ({error}); start one, or use "
+                    "--workers N"
+                ) from error
+            self._opened = opened.pop_all()
         return self
 
     def _local_cluster(self) -> Any:
@@ -123,9 +136,7 @@ class Dask:
             ) from error
 
     def __exit__(self, *_: object) -> None:
-        for part in (self._client, self._cluster):
-            if part is not None:
-                part.close()
+        self._opened.close()
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
         """(item, function(item)), as they finish; a region of a lost worker runs on another."""
@@ -133,23 +144,30 @@ class Dask:
 
         # Loaded by a task, not scattered: what is lost with a worker is made again elsewhere.
         loaded = self._client.submit(pickle.loads, pickle.dumps(function), pure=False)
-        queue = iter(items)
-        running: dict[Any, T] = {}
+        shares = Shares(list(items), list(self._client.nthreads()))
+        running: dict[Any, tuple[T, str]] = {}
         done = as_completed()
         try:
             while True:
-                room = self.AHEAD * max(1, len(self._client.nthreads())) - len(running)
-                for item in islice(queue, max(0, room)):
-                    future = self._client.submit(named, loaded, item, pure=False)
-                    running[future] = item
-                    done.add(future)
+                for worker in self._with_room(running):
+                    for item in shares.take(worker):
+                        near = {"workers": [worker], "allow_other_workers": True} if worker else {}
+                        future = self._client.submit(named, loaded, item, pure=False, **near)
+                        running[future] = (item, worker)
+                        done.add(future)
                 if not running:
                     return
                 future = next(done)
-                item = running.pop(future)
+                item, _ = running.pop(future)
                 yield item, named(_result_of(future), item)
         finally:
             self._client.cancel([*running, loaded])
+
+    def _with_room(self, running: dict[Any, tuple[Any, str]]) -> Iterator[str]:
+        """Workers that are to get an item, as often as they are; "" while there are none."""
+        busy = Counter(worker for _, worker in running.values())
+        for worker in list(self._client.nthreads()) or [""]:
+            yield from repeat(worker, self.AHEAD - busy[worker])
 
 
 def _result_of(future: Any) -> Callable[[Any], Any]:

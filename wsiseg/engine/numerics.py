@@ -15,7 +15,7 @@ from wsiseg.model.base import Model
 
 __all__ = ["ALGORITHM", "numerics_class"]
 
-ALGORITHM = 1
+ALGORITHM = 2
 """Raised whenever reading, tiling, decoding or tracing gives other cells than before."""
 
 _LIBRARIES = ("numpy", "numba", "opencv-python-headless", "imagecodecs", "tifffile", "pillow")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from wsiseg.geometry.links import FOREGROUND, components, links_of
 from wsiseg.image.source import Source
 from wsiseg.model.base import LocalModel, Maps, Model, ModelSpec
 
-__all__ = ["RegionWork", "find_objects", "region_grid", "regions_to_do", "warm_up"]
+__all__ = ["RegionWork", "find_objects", "in_bands", "region_grid", "regions_to_do", "warm_up"]
 
 
 def region_grid(space: Space, spec: ModelSpec, region: int) -> TileGrid:
@@ -34,6 +35,14 @@ def regions_to_do(
     """Regions that see an active patch, in row-major order; the others hold nothing."""
     core = patch_grid(space, spec).tile
     return [t for t in grid if active[_patches_under(t.read.clip(space.shape), core)].any()]
+
+
+def in_bands(tiles: Iterable[Tile], width: int) -> list[Tile]:
+    """``tiles`` in bands of ``width`` along every axis but the first, each in row-major order.
+
+    What neighbours share is then needed again soon, however large the slide is.
+    """
+    return sorted(tiles, key=lambda t: (*(i // width for i in t.index[1:]), *t.index))
 
 
 def _patches_under(box: Box, core: tuple[int, ...]) -> tuple[slice, ...]:
@@ -55,7 +64,7 @@ class RegionWork:
     def __call__(self, tile: Tile, clock: Clock | None = None) -> Fragments:
         """Fragments inside the core of ``tile``, in lattice px."""
         clock = clock or Clock()
-        maps = self.maps.maps(tile, clock)
+        maps = self.maps.maps(tile, clock, self.grid)
         with clock("decode"):
             if isinstance(self.model, LocalModel):
                 links = self._checked(self.model.links(maps), tile, np.uint8)

@@ -26,7 +26,8 @@ __all__ = [
 
 _ALWAYS = "hematoxylin"  # needs no weights
 _PREFERRED = ("nuclei-he", "nuclei-he-open")
-_DEVICES = ("cpu", "cuda", "mps")
+_DEVICES = ("cpu", "cuda", "mps", "openvino")
+_PRECISIONS = ("auto", "fp32", "bf16", "int8")
 _log = logging.getLogger(__name__)
 
 
@@ -77,18 +78,20 @@ def load_model(
     """A model of the zoo, or the one in a weights folder or ``.safetensors`` file.
 
     None: ``default_model()``. Text is a name of the zoo where there is one, else a path; a Path is
-    always a path. ``device``: "cpu", "cuda" (or "cuda:1") or "mps". ``precision``: "fp32", "bf16"
-    or "auto": bf16 where the device computes it natively, else fp32. ``options``:
+    always a path. ``device``: "cpu", "cuda" (or "cuda:1"), "mps", or "openvino": the CPU by the
+    library of that name. ``precision``: "fp32", "bf16", "int8" (of a CPU by openvino, which it
+    asks for) or "auto": bf16 where the device computes it natively, else fp32. ``options``:
     ``batch``; of models with weights, ``mirrored`` (test-time augmentation); of ``hematoxylin``,
     ``stain``.
 
-    Raises UnknownModelError, with the known names, or ModelError where weights, device or
-    options cannot be used, or the licence of the weights is not open and WSISEG_OPEN_ONLY is 1.
+    Raises UnknownModelError, with the known names, MissingExtraError for openvino, or ModelError
+    where weights, device or options cannot be used, or the licence of the weights is not open and
+    WSISEG_OPEN_ONLY is 1.
     """
-    if device.split(":")[0] not in _DEVICES or precision not in ("auto", "fp32", "bf16"):
+    if device.split(":")[0] not in _DEVICES or precision not in _PRECISIONS:
         raise ModelError(
-            f"device must be one of {', '.join(_DEVICES)} and precision auto, fp32 or bf16; got "
-            f"{device!r} and {precision!r}"
+            f"device must be one of {', '.join(_DEVICES)} and precision one of "
+            f"{', '.join(_PRECISIONS)}; got {device!r} and {precision!r}"
         )
     chosen = default_model() if name_or_path is None else name_or_path
     if chosen in _BUILT_IN:
@@ -102,6 +105,8 @@ def load_model(
         )
     if precision == "auto":
         precision = best_precision(device)
+    elif precision == "int8" and device == "cpu":
+        device = "openvino"
     weights = _allowed(load_weights(path), chosen)
 
     from wsiseg.model.unet import UNetModel
@@ -264,7 +269,7 @@ def best_precision(device: str) -> str:
 
         native = torch.cuda.is_available() and torch.cuda.get_device_capability(device)[0] >= 8
         return "bf16" if native else "fp32"
-    return "bf16" if device == "cpu" and _cpu_has_bf16() else "fp32"
+    return "bf16" if device in ("cpu", "openvino") and _cpu_has_bf16() else "fp32"
 
 
 def _cpu_has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

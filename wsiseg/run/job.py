@@ -24,8 +24,8 @@ FORMATS = {"geojson": "cells.geojson.gz", "parquet": "cells.parquet", "csv": "ce
 
 _CHOICES = {
     "stain": ("default", "macenko"),
-    "device": ("cpu", "cuda", "mps"),
-    "precision": ("auto", "fp32", "bf16"),
+    "device": ("cpu", "cuda", "mps", "openvino"),
+    "precision": ("auto", "fp32", "bf16", "int8"),
 }
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
@@ -57,15 +57,16 @@ class Job:
     scheduler: str | None = None
     """Address of a running dask scheduler (tcp://HOST:PORT)."""
     device: str = "cpu"
-    """"cpu", "cuda" or "mps"."""
+    """"cpu", "cuda", "mps" or "openvino"."""
     precision: str = "auto"
-    """"auto", "fp32" or "bf16"."""
+    """"auto", "fp32", "bf16" or "int8"."""
     batch: int | None = None
     """Patches of one forward; None: the model's own."""
     tta: bool = False
     """Average over mirror images of each patch: slower by 4, slightly better."""
     max_memory: int | None = None
-    """Bytes (or "4GB") that regions in work may take; fewer or smaller regions keep to it."""
+    """Bytes (or "4GB") that all processes of the run on this machine may take together; fewer or
+    smaller regions at once keep to it."""
     simplify: float = 0.0
     """Largest distance, px of the model's lattice, by which outlines may be simplified."""
     formats: tuple[str, ...] = ("geojson", "parquet")

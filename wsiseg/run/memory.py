@@ -1,81 +1,127 @@
 """Memory: how many regions of what size may be in work at once.
 
-The bound is shared by the worker processes of this machine; on a cluster (``--scheduler``) it
-holds for each of its workers. Libraries and kernels (about 300 MB a process) come on top.
+``--max-memory`` bounds what all processes of a run on this machine hold together: libraries and
+models, as found when the run is planned, what is loaded later, caches, and regions in work. On
+a cluster (``--scheduler``) it holds for each of its workers. Figures are measured, and rounded up.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
+import psutil
+
+from wsiseg.engine.infer import patch_grid
 from wsiseg.errors import SettingsError
 
 if TYPE_CHECKING:
+    from wsiseg.model.base import ModelSpec
     from wsiseg.run.job import Job
     from wsiseg.run.plan import Plan
 
-__all__ = ["memo_bytes", "region_bytes", "region_for", "threads_for"]
+__all__ = ["Budget", "region_bytes"]
 
 _SMALLEST = 256  # px; below, regions are mostly halo
 _MEMO = 256 << 20
-_MEMO_SHARE = 0.2  # of the bound
-_DECODE_BYTES = 24  # per px: landscape, links, labels, queues of the decode, runs
+_MEMO_SHARE = 0.2  # of what is left for caches and regions
+_LATER = 160 << 20  # kernels, decoded tiles of the slide (64 MB), libraries loaded when needed
+_WRITING = 160 << 20  # files and preview, in one process, beside what regions leave unreturned
+_DECODE_BYTES = 32  # per px: landscape, links, labels, queues of the decode, runs
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What one process may use for regions; without a bound, whatever its cores can work on."""
+
+    room: int | None
+    """Bytes for regions in work and for what is remembered; None: no bound."""
+    processes: int
+    """That work on regions on this machine."""
+    base: int
+    """Bytes that a process takes without any region."""
+    max_memory: int | None
+    """Bytes, as asked for."""
+
+    @classmethod
+    def of(cls, job: Job) -> Budget:
+        """The budget of a job whose slide and model are open in this process."""
+        base = psutil.Process().memory_info().rss + _LATER
+        on_cluster = job.scheduler is not None
+        workers = 0 if on_cluster else job.workers or 0
+        processes = max(1, workers)
+        if job.max_memory is None:
+            return cls(None, processes, base, None)
+        # worker processes hold what this one does, and this one stays beside them
+        bases = base * (workers + 1 if workers else 1) + _WRITING
+        return cls((job.max_memory - bases) // processes, processes, base, job.max_memory)
+
+    def region(self, plan: Plan, wanted: int) -> int:
+        """Side of a region, px of the lattice: ``wanted``, or smaller to keep to the bound.
+
+        Raises SettingsError where not even a small region fits.
+        """
+        region = wanted
+        while region > _SMALLEST and not self._fits(plan, region):
+            region //= 2
+        self.check(plan, region)
+        return region
+
+    def check(self, plan: Plan, region: int) -> None:
+        """Raise SettingsError, naming the least bound, where regions of this side do not fit."""
+        if self._fits(plan, region):
+            return
+        assert self.room is not None
+        assert self.max_memory is not None
+        need = int(region_bytes(plan, region) / (1 - _MEMO_SHARE)) + 1
+        least = self.max_memory + (need - self.room) * self.processes
+        raise SettingsError(
+            f"--max-memory must be at least {-(-least // 10**6)}MB for this model with regions of "
+            f"{region} px and {self.processes} process(es) at work, got "
+            f"{self.max_memory / 1e6:.0f}MB; {self.base / 1e6:.0f}MB of each process are "
+            "libraries, model and what was there before"
+        )
+
+    def threads(self, plan: Plan, region: int) -> int:
+        """Regions of side ``region`` that this process works on at once."""
+        affinity = getattr(os, "sched_getaffinity", None)
+        cores = max(1, len(affinity(0)) if affinity else os.cpu_count() or 1)
+        if self.room is None:
+            return cores
+        return max(1, min(cores, self._for_regions // region_bytes(plan, region)))
+
+    @property
+    def memo(self) -> int:
+        """Bytes in which a process may remember patches that several regions see."""
+        return _MEMO if self.room is None else max(0, min(_MEMO, int(self.room * _MEMO_SHARE)))
+
+    def band(self, plan: Plan, region: int) -> int:
+        """Width, in regions, of bands whose shared patches can all be remembered."""
+        core = patch_grid(plan.space, plan.spec).tile
+        along_face = prod(region // c + 2 for c in core[1:])
+        return max(1, self.memo // (2 * along_face * prod(core) * _map_bytes(plan.spec)))
+
+    @property
+    def _for_regions(self) -> int:
+        assert self.room is not None
+        return self.room - self.memo
+
+    def _fits(self, plan: Plan, region: int) -> bool:
+        return self.room is None or region_bytes(plan, region) <= self._for_regions
 
 
 def region_bytes(plan: Plan, region: int) -> int:
     """Bytes that one region of side ``region`` px takes while it is in work, about."""
     spec = plan.spec
-    side = region + 2 * spec.reach
-    maps = 2 * (1 + spec.hv_channels + len(spec.classes))
-    patch_pixels = 1
-    for size in spec.patch:
-        patch_pixels *= size
-    forward = spec.batch * patch_pixels * (3 + 6 * maps)
-    return side**2 * (maps + _DECODE_BYTES) + forward
+    side = region + 2 * (spec.reach + 1)
+    maps = _map_bytes(spec)
+    buffers = spec.batch * prod(spec.patch) * (spec.channels + 5 * maps)
+    forward = buffers + getattr(plan.model, "forward_bytes", 0)
+    return int(side**2 * (maps + _DECODE_BYTES) + forward)
 
 
-def region_for(job: Job, plan: Plan) -> int:
-    """Side of a region, px of the lattice: the one asked for, or smaller to keep to the bound.
-
-    Raises SettingsError where not even a small region fits.
-    """
-    region = job.region
-    if job.max_memory is None:
-        return region
-    limit = _for_regions(job)
-    while region > _SMALLEST and region_bytes(plan, region) > limit:
-        region //= 2
-    need = region_bytes(plan, region)
-    if need > limit:
-        least = int(need * _processes(job) / (1 - _MEMO_SHARE)) + 1
-        raise SettingsError(
-            f"--max-memory must be at least {least / 1e6:.0f}MB for this model with "
-            f"{_processes(job)} process(es), got {job.max_memory / 1e6:.0f}MB"
-        )
-    return region
-
-
-def threads_for(job: Job, plan: Plan, region: int) -> int:
-    """Regions of side ``region`` that this process works on at once."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = max(1, cores or 1)
-    if job.max_memory is None:
-        return threads
-    return max(1, min(threads, _for_regions(job) // region_bytes(plan, region)))
-
-
-def memo_bytes(job: Job) -> int:
-    """Bytes that a process may use to remember patches shared by regions."""
-    if job.max_memory is None:
-        return _MEMO
-    return min(_MEMO, int(job.max_memory / _processes(job) * _MEMO_SHARE))
-
-
-def _for_regions(job: Job) -> int:
-    """Bytes that the regions in work in one process may take."""
-    return int((job.max_memory or 0) / _processes(job) * (1 - _MEMO_SHARE))
-
-
-def _processes(job: Job) -> int:
-    return max(1, job.workers or 1)
+def _map_bytes(spec: ModelSpec) -> int:
+    """Of all maps, per px."""
+    return 2 * (1 + spec.hv_channels + len(spec.classes))

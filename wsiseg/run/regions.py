@@ -12,12 +12,12 @@ from wsiseg.engine.clock import Clock
 from wsiseg.engine.executor import Dask, Executor, Serial, Threads
 from wsiseg.engine.infer import PatchMaps
 from wsiseg.engine.numerics import numerics_class
-from wsiseg.engine.segment import RegionWork, region_grid, regions_to_do, warm_up
+from wsiseg.engine.segment import RegionWork, in_bands, region_grid, regions_to_do, warm_up
 from wsiseg.engine.store import RegionStore, RunFolder
 from wsiseg.errors import SettingsError
 from wsiseg.geometry import Tile, TileGrid
 from wsiseg.run.job import Job
-from wsiseg.run.memory import memo_bytes, threads_for
+from wsiseg.run.memory import Budget
 from wsiseg.run.plan import Plan
 from wsiseg.run.report import Progress, Report, peak_rss_bytes
 
@@ -95,6 +95,7 @@ def compute(
     job: Job,
     plan: Plan,
     folder: RunFolder,
+    budget: Budget,
     report: Report,
     *,
     executor: Executor | None,
@@ -108,22 +109,25 @@ def compute(
     total, resumed = len(regions.todo), len(regions.todo) - len(missing)
     report.regions(total=total, resumed=resumed, damaged=folder.recomputed)
     if missing:
-        memory = memo_bytes(job)
-        maps = PatchMaps(plan.slide, plan.model, plan.space, plan.active, memory)
+        side = folder.grid["region"]
+        budget.check(plan, side)  # it may be that of an earlier run
+        maps = PatchMaps(plan.slide, plan.model, plan.space, plan.active, budget.memo)
         work = RegionWork(maps, plan.model, regions.grid)
         task = StoredRegion(work, folder.store, plan.parts["numerics"])
-        with _executor(job, plan, folder, executor) as chosen:
+        with _executor(job, plan, folder, budget, executor) as chosen:
             if not isinstance(chosen, Dask):
                 warm_up(plan.model, plan.slide)
             report.started_regions()
-            for _, done in chosen.map(task, missing):
+            for _, done in chosen.map(task, in_bands(missing, budget.band(plan, side))):
                 report.region_done(done.seconds, done.process, done.fragments)
                 if on_progress:
                     on_progress(report.progress())
     return regions
 
 
-def _executor(job: Job, plan: Plan, folder: RunFolder, given: Executor | None) -> Any:
+def _executor(
+    job: Job, plan: Plan, folder: RunFolder, budget: Budget, given: Executor | None
+) -> Any:
     """A context manager that gives the executor."""
     if given is not None:
         return nullcontext(given)
@@ -131,4 +135,4 @@ def _executor(job: Job, plan: Plan, folder: RunFolder, given: Executor | None) -
         return Dask(job.workers or 1, job.scheduler)
     if job.workers == 0:
         return nullcontext(Serial())
-    return nullcontext(Threads(threads_for(job, plan, folder.grid["region"])))
+    return nullcontext(Threads(budget.threads(plan, folder.grid["region"])))

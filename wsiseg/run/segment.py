@@ -23,7 +23,7 @@ from wsiseg.engine.store import RunFolder
 from wsiseg.export.write import write_all
 from wsiseg.image.slide import Slide
 from wsiseg.run.job import Job
-from wsiseg.run.memory import region_for
+from wsiseg.run.memory import Budget
 from wsiseg.run.plan import Plan, plan_of
 from wsiseg.run.preview import write_run_preview
 from wsiseg.run.regions import OnProgress, Regions, compute
@@ -74,18 +74,21 @@ def run(
     _log.info("model %s, licence %s", plan.spec.name, plan.spec.licence)
     for warning in plan.warnings:
         notice(f"warning: {warning}")
+    budget = Budget.of(job)
     with RunFolder.open(
         job.out,
         key=plan.key,
         parts=plan.parts,
-        grid=plan.grid(region_for(job, plan)),
+        grid=plan.grid(budget.region(plan, job.region)),
         fresh=job.fresh,
         resume=job.resume,
     ) as folder:
         if folder.grid_changed:
             notice(f"the regions of the earlier run are kept: {folder.grid['region']} px")
         report = Report.begin(job, plan, folder, began)
-        regions = compute(job, plan, folder, report, executor=executor, on_progress=on_progress)
+        regions = compute(
+            job, plan, folder, budget, report, executor=executor, on_progress=on_progress
+        )
         _files(job, plan, folder, report, regions)
         report.finish(peak_rss_bytes())
         report.write(folder.file("run.json"))

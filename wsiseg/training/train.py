@@ -32,6 +32,7 @@ from wsiseg.training.outcome import Sets, Tell, Trained, TrainProgress, trained_
 from wsiseg.training.picture import chosen, draw, tile_of
 from wsiseg.training.product import model_of, raw_weights, score_all, store
 from wsiseg.training.provenance import Terms, terms_of
+from wsiseg.training.ranges import with_ranges
 from wsiseg.training.sample import Crops
 from wsiseg.training.scoring import judge, mean_of, summary_of
 from wsiseg.training.start import new_network
@@ -291,7 +292,7 @@ def _ended(run: _Run, state: State, rows: Sequence[dict[str, Any]], began: float
     """Weights that can be used, of the best validation or the last step; and the summary."""
     weights, step = _result(run, state)
     run.say(state.step, f"scoring the weights of step {step} as they are stored")
-    half = rounded(weights)
+    half = with_ranges(rounded(weights), run.examples.train)
     scored = score_all(half, run.config, run.examples.val, run.stop.check)
     made = {
         "config": without(run.config.facts(), ("start",)),  # its path is nobody's business

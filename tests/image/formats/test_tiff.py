@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import imagecodecs
 import numpy as np
 import openslide
 import pytest
@@ -299,6 +300,53 @@ def test_a_jpeg_tile_that_claims_to_be_huge_is_refused(tmp_path, rgb):
     path.write_bytes(data)
     with pytest.raises(UnreadableSlideError, match="claims to decode to 65280 x 65280"):
         whole(path)
+
+
+def jpeg(rgb, space, marker):
+    """A stream that stores ``space`` and says so by ``marker`` (JFIF, Adobe's) or not at all."""
+    stream = imagecodecs.jpeg8_encode(
+        rgb, level=95, colorspace="RGB", outcolorspace=space, subsampling="444"
+    )
+    at = 2
+    while 0xE0 <= stream[at + 1] <= 0xEF:  # what the encoder says of itself
+        at += 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
+    return stream[:2] + marker + stream[at:]
+
+
+def write_one_tile(path, stream, tag):
+    """A TIFF of one tile of 32 x 48 px, its photometric tag as told."""
+    tifffile.imwrite(
+        path, iter([stream]), shape=(32, 48, 3), dtype=np.uint8, tile=(32, 48),
+        compression="jpeg", photometric="ycbcr", subsampling=(1, 1),
+    )  # fmt: skip
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages.first.tags["PhotometricInterpretation"].overwrite({"rgb": 2, "ycbcr": 6}[tag])
+
+
+JFIF = b"\xff\xe0\x00\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0"
+ADOBE = b"\xff\xee\x00\x0eAdobe\0\x64\0\0\0\0"
+
+
+@pytest.mark.parametrize("tag", ["rgb", "ycbcr"])
+@pytest.mark.parametrize(
+    ("space", "marker"),
+    [("YCBCR", JFIF), ("YCBCR", ADOBE + b"\1"), ("RGB", ADOBE + b"\0")],
+    ids=["jfif", "adobe ycbcr", "adobe rgb"],
+)
+def test_what_a_jpeg_stream_says_of_its_colours_goes_before_the_tag(tmp_path, tag, space, marker):
+    y, x = np.mgrid[:32, :48]
+    rgb = np.stack([4 * x, 6 * y, 2 * (x + y)], axis=-1).astype(np.uint8)
+    write_one_tile(tmp_path / "a.tif", jpeg(rgb, space, marker), tag)
+    assert np.abs(whole(tmp_path / "a.tif").astype(int) - rgb).max() <= 4
+
+
+@pytest.mark.parametrize("tag", ["rgb", "ycbcr"])
+def test_jpeg_tiles_that_say_nothing_are_of_the_colours_of_the_tag(tmp_path, rgb, tag):
+    path = tmp_path / "a.tif"
+    write_one_tile(path, jpeg(rgb[:32, :48], tag.upper(), b""), tag)
+    with openslide.OpenSlide(path) as other:
+        expected = np.asarray(other.read_region((0, 0), 0, (48, 32)))[..., :3]
+    assert np.array_equal(whole(path), expected)
 
 
 def test_lists_of_tiles_that_are_too_short_are_refused(tmp_path, rgb):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from wsiseg.errors import UnreadableSlideError
 
-__all__ = ["MAX_IFDS", "check_claim", "check_ifd_chain", "claimed_shape"]
+__all__ = ["MAX_IFDS", "adobe_transform", "check_claim", "check_ifd_chain", "claimed_shape"]
 
 MAX_IFDS = 1 << 17  # a z-stack of 1000 planes with 100 channels still fits
 FRAME_MARKERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG start of frame, ITU-T T.81 B.1
+START_OF_SCAN, APP14 = 0xDA, 0xEE
 
 
 def check_ifd_chain(path: Path) -> None:
@@ -40,6 +42,14 @@ def claimed_shape(data: bytes) -> tuple[int, int] | None:
     if at >= 0 and len(data) >= at + 24:
         x1, y1, x0, y0 = struct.unpack_from(">4I", data, at + 8)
         return y1 - y0, x1 - x0
+    return None
+
+
+def adobe_transform(data: bytes) -> int | None:
+    """What the Adobe marker of a JPEG stream says: 0 (RGB, CMYK), 1 (YCbCr), 2 (YCCK); or None."""
+    for marker, at in _jpeg_markers(data):
+        if marker == APP14 and data[at + 4 : at + 9] == b"Adobe" and len(data) > at + 15:
+            return data[at + 15]
     return None
 
 
@@ -91,14 +101,22 @@ def _walk(file: BinaryIO, order: str, big: bool, at: int, size: int) -> None:
 
 
 def _jpeg_shape(data: bytes) -> tuple[int, int] | None:
-    at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker in FRAME_MARKERS:
+    for marker, at in _jpeg_markers(data):
+        if marker in FRAME_MARKERS and len(data) >= at + 9:
             h, w = struct.unpack_from(">HH", data, at + 5)
             return h, w
+    return None
+
+
+def _jpeg_markers(data: bytes) -> Iterator[tuple[int, int]]:
+    """(marker, its place) of each segment before the first scan."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
         if marker == 0xFF or 0xD0 <= marker <= 0xD9 or marker == 0x01:  # fill, or without a length
             at += 1 if marker == 0xFF else 2
             continue
+        if marker == START_OF_SCAN:
+            return
+        yield marker, at
         at += 2 + struct.unpack_from(">H", data, at + 2)[0]
-    return None

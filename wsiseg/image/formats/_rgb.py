@@ -79,6 +79,8 @@ def to_uint8(samples: NDArray[Any], bits: int) -> NDArray[np.uint8]:
             f"samples of type {samples.dtype} are not supported: expected unsigned integers, or "
             "floats in [0, 1]; convert to uint8"
         )
+    if bits == 8 and samples.dtype == np.uint8:
+        return samples
     if bits == 8:
         return np.asarray(np.minimum(samples, 255), dtype=np.uint8)
     if bits < 8:

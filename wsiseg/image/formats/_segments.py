@@ -12,13 +12,16 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
+from imagecodecs import jpeg_decode
 from numpy.typing import NDArray
 
 from wsiseg.errors import UnreadableSlideError
-from wsiseg.image.formats._guards import check_claim
+from wsiseg.image.formats._guards import adobe_transform, check_claim
 from wsiseg.image.formats._rgb import ColourRule, to_rgb
 
 __all__ = ["Files", "RawRows", "Segments"]
+
+JPEG, RGB = {6, 7, 33007, 34892}, 2  # values of the tags Compression and PhotometricInterpretation
 
 
 class Files:
@@ -89,9 +92,21 @@ class Segments:
             return None
         data = self.files.read(str(page.parent.filehandle.path), offset, count)
         check_claim(data, self.tile[0] * self.tile[1])
+        if self._is_ycbcr_in_spite_of_its_tag(data):
+            header = self.key.jpegheader
+            return np.asarray(jpeg_decode(data, tables=page.jpegtables, header=header))
         tables = {"jpegtables": page.jpegtables, "jpegheader": self.key.jpegheader}
         samples = self.key.decode(data, index, **tables)[0]
         return np.asarray(samples[0])  # without the depth axis
+
+    def _is_ycbcr_in_spite_of_its_tag(self, data: bytes) -> bool:
+        """Whether the stream itself tells of YCbCr where the page is said to be RGB.
+
+        What a stream states goes before the tag: libjpeg does so where the tag says YCbCr, and
+        tifffile where it says RGB, but for the Adobe marker.
+        """
+        told = int(self.key.compression) in JPEG and int(self.key.photometric) == RGB
+        return told and self.key.planarconfig == 1 and adobe_transform(data) == 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,13 +61,13 @@ class TiledPlane:
 
     def read(self, box: Box) -> NDArray[np.uint8]:
         """Pixels of a box inside the plane; tiles that the file leaves out are white."""
-        out = np.full((*box.shape, 3), 255, dtype=np.uint8)
+        out = np.empty((*box.shape, 3), dtype=np.uint8)
         for tile in self._grid.overlapping(box):
             part = tile.core.intersect(box)
             pixels = self._cache.get((id(self), tile.index), partial(self._one, tile.index))
             self._check(pixels, tile.core)
-            if pixels.size:
-                out[part.slices(box.start)] = pixels[part.slices(tile.core.start)]
+            inside = pixels[part.slices(tile.core.start)] if pixels.size else np.uint8(255)
+            out[part.slices(box.start)] = inside
         return out
 
     def _one(self, index: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from hashlib import sha256
 from itertools import combinations
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,9 @@ from wsiseg.geometry.links import components
 from wsiseg.model import distance, hv
 from wsiseg.model.base import Maps, ModelSpec
 from wsiseg.model.flood import Immersion
+from wsiseg.model.unet import openvino
 from wsiseg.model.unet.fused import available, fused_on_grid
+from wsiseg.model.unet.lanes import Lanes
 from wsiseg.model.unet.network import (
     UNet,
     UNetConfig,
@@ -31,6 +35,7 @@ from wsiseg.model.unet.network import (
     map_sizes,
     normalised,
 )
+from wsiseg.model.unet.ranges import observed, ranges_of
 from wsiseg.model.weights import Weights, check_tensors, fingerprint, load_weights, save_weights
 
 __all__ = ["MARGIN", "Rule", "UNetModel", "default_spec", "rule_of", "save_unet", "weights_of"]
@@ -55,12 +60,23 @@ class _How:
     precision: str
     mirrored: bool
 
+    @property
+    def on_openvino(self) -> bool:
+        """Whether the network is run by OpenVINO."""
+        return self.device == openvino.DEVICE
+
+    @property
+    def place(self) -> torch.device:
+        """Of tensors: OpenVINO takes those of the CPU."""
+        return torch.device("cpu" if self.on_openvino else self.device)
+
 
 class UNetModel:
     """A LocalModel: uint8 pixels through a U-Net, links by the rule of its weights.
 
-    ``device``: "cpu", "cuda", "cuda:1" or "mps"; ``precision``: "fp32" or "bf16" (the trunk;
-    heads are always fp32). ``mirrored``: maps are means over all 2^n mirror images of a patch
+    ``device``: "cpu", "cuda", "cuda:1", "mps", or "openvino", which is the CPU with another
+    library; ``precision``: "fp32", "bf16" (of torch, the trunk alone: heads are fp32) or, of
+    openvino, "int8". ``mirrored``: maps are means over all 2^n mirror images of a patch
     (test-time augmentation), at 2^n times the cost. ``batch`` replaces that of the weights.
     On a CPU a forward uses one thread, so that its bits do not depend on the number of threads;
     the setting is global to the process, and made at each forward. Maps are bit-equal within one
@@ -79,13 +95,35 @@ class UNetModel:
     ) -> None:
         self._weights, self._how = weights, _How(device, precision, mirrored)
         self.config, self._rule, spec = _understood(weights)
-        self._net = _placed(_built(self.config, weights), device, precision)
-        self._fused = torch.device(device).type == "cpu" and available()
-        kind = f"{weights.sha256} {torch.device(device).type} {precision} {mirrored} {self._fused}"
+        self._net = _placed(_built(self.config, weights), self._how)
+        self._fused = not self._how.on_openvino and self._how.place.type == "cpu" and available()
+        runner = openvino.VERSION if self._how.on_openvino else self._how.place.type
+        kind = f"{weights.sha256} {runner} {precision} {mirrored} {self._fused}"
         versions = f"{_ALGORITHM} {hv.VERSION} {distance.VERSION}"
         sha = sha256(f"{kind} {versions}".encode()).hexdigest()
         self.spec: ModelSpec = replace(spec, sha256=sha, batch=batch or spec.batch)
         """What it is; ``sha256`` covers weights, facts and all else that the maps depend on."""
+        self._on_grid = self._runner()
+        self._lanes = Lanes(self._maps_of, str(self._how.place), self.spec.batch)
+
+    @property
+    def forward_bytes(self) -> int:
+        """Bytes on the host that the features of a forward take, about."""
+        if self._how.place.type != "cpu":
+            return 0
+        grid = prod(side // self.config.stem for side in self.spec.patch)
+        each = self.spec.batch * grid * self.config.widths[0]
+        # three on the finest grid, and the skips and coarser grids together; with OpenVINO, filters
+        layers = 7 if self._how.on_openvino else 5
+        return layers * each * (2 if self._how.precision == "bf16" else 4)
+
+    @property
+    def numerics(self) -> str:
+        """What the bits of its maps depend on beside ``spec.sha256`` and the instruction set."""
+        device = self._how.place
+        chip = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        runner = f" {openvino.numerics()}" if self._how.on_openvino else ""
+        return f"{chip.replace(' ', '-')}-{self._how.precision} torch-{torch.__version__}{runner}"
 
     def __reduce__(self) -> tuple[Callable[..., UNetModel], tuple[Any, ...]]:
         known = self._weights.path is not None
@@ -106,6 +144,12 @@ class UNetModel:
         first = 1 + spec.hv_channels
         return Maps(prob=stacked[:, 0], hv=stacked[:, 1:first], classes=stacked[:, first:])
 
+    def ranges(self, patches: Iterable[NDArray[Any]]) -> dict[str, float]:
+        """What int8 needs to know, as seen on ``patches`` (*patch, channels); of a model in fp32
+        on the CPU. See ``wsiseg.model.unet.ranges``.
+        """
+        return observed(self._net, patches)
+
     def links(self, maps: Maps) -> NDArray[np.uint8]:
         """Links ``(*s)`` by ``wsiseg.model.hv`` or ``wsiseg.model.distance``."""
         if isinstance(self._rule, hv.VoteRule):
@@ -122,20 +166,17 @@ class UNetModel:
 
     def _forward(self, patches: NDArray[Any]) -> NDArray[np.float16]:
         """Stacked maps (B, 1 + V + K, *patch) of at most one batch, run as a full one."""
-        full = np.zeros((self.spec.batch, *patches.shape[1:]), dtype=patches.dtype)
-        full[: len(patches)] = patches
-        device = self._how.device
-        if device == "cpu" and torch.get_num_threads() != 1:
+        if self._how.place.type == "cpu" and torch.get_num_threads() != 1:
             torch.set_num_threads(1)
-        with torch.inference_mode():
-            x = normalised(torch.from_numpy(full).to(device), self.config)
-            x = x.to(self._net.stem.conv.weight.dtype)
-            if self._how.mirrored:
-                views = [self._seen(x, axes) for axes in _mirrors(self.spec.ndim)]
-                maps = torch.stack(views).mean(dim=0).half()
-            else:
-                maps = self._maps(x).half()
-        return np.asarray(maps[: len(patches)].cpu().numpy())
+        return self._lanes(patches)
+
+    def _maps_of(self, pixels: Tensor) -> Tensor:
+        """Stacked maps (B, 1 + V + K, *patch), float16, of ``pixels`` (B, *patch, C)."""
+        x = normalised(pixels, self.config).to(self._net.stem.conv.weight.dtype)
+        if not self._how.mirrored:
+            return self._maps(x).half()
+        views = [self._seen(x, axes) for axes in _mirrors(self.spec.ndim)]
+        return torch.stack(views).mean(dim=0).half()
 
     def _seen(self, x: Tensor, axes: tuple[int, ...]) -> Tensor:
         """Maps (B, 1 + V + K, *patch) of ``x``, looked at in a mirror across ``axes``."""
@@ -147,8 +188,16 @@ class UNetModel:
 
     def _maps(self, x: Tensor) -> Tensor:
         """Maps (B, 1 + V + K, *patch) of ``x`` (B, C, *patch), float32."""
-        raw = fused_on_grid(self._net, x) if self._fused else self._net.on_grid(x)
-        return enlarged(activated(raw, self.config), self.config)
+        return enlarged(activated(self._on_grid(x), self.config), self.config)
+
+    def _runner(self) -> Callable[[Tensor], Tensor]:
+        """The network up to its raw maps, by what runs it best."""
+        if not self._how.on_openvino:
+            return partial(fused_on_grid, self._net) if self._fused else self._net.on_grid
+        precision, shape = self._how.precision, (self.spec.batch, *self.spec.patch)
+        where = str(self._weights.path or "weights in memory")
+        ranges = ranges_of(self._weights.facts, self._net, where) if precision == "int8" else None
+        return openvino.OnOpenVINO(self._net, precision, shape, ranges)
 
 
 def _mirrors(ndim: int) -> list[tuple[int, ...]]:
@@ -306,17 +355,20 @@ def _built(config: UNetConfig, weights: Weights) -> UNet:
     return net
 
 
-def _placed(net: UNet, device: str, precision: str) -> UNet:
-    """``net`` folded, on its device, its trunk in ``precision``."""
-    if precision not in ("fp32", "bf16"):
-        raise ModelError(f"precision must be fp32 or bf16, got {precision!r}")
+def _placed(net: UNet, how: _How) -> UNet:
+    """``net`` folded, on its device, its trunk in the precision; for OpenVINO in fp32."""
+    known = openvino.PRECISIONS if how.on_openvino else ("fp32", "bf16")
+    if how.precision not in known:
+        raise ModelError(
+            f"precision on {how.device} must be {' or '.join(known)}, got {how.precision!r}"
+        )
     net = fold(net).requires_grad_(False)
     try:
-        net = net.to(device)
+        net = net.to(how.place)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ModelError(f"device {device!r} cannot be used ({reason}): try cpu") from error
-    if precision == "bf16":
+        raise ModelError(f"device {how.device!r} cannot be used ({reason}): try cpu") from error
+    if how.precision == "bf16" and not how.on_openvino:
         for name, part in net.named_children():
             if name != "head":
                 part.bfloat16()

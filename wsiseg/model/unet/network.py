@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -170,10 +171,18 @@ class UNet(nn.Module):
 
 def normalised(pixels: Tensor, config: UNetConfig) -> Tensor:
     """Network input (B, C, *s), float32, of pixels (B, *s, C)."""
-    shape = (1, -1) + (1,) * config.ndim
     x = pixels.movedim(-1, 1).float()  # a view: channels stay last in memory
-    mean = torch.tensor(config.mean, device=x.device).reshape(shape)
-    return (x - mean) / torch.tensor(config.std, device=x.device).reshape(shape)
+    mean, std = _mean_and_std(config, x.device)
+    return (x - mean) / std
+
+
+@lru_cache
+def _mean_and_std(config: UNetConfig, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Once per device: a CUDA graph cannot copy them from the host. Each (1, C, 1, ...)."""
+    shape = (1, -1) + (1,) * config.ndim
+    with torch.inference_mode(False):  # a training may ask for them later
+        mean, std = (torch.tensor(v, device=device) for v in (config.mean, config.std))
+        return mean.reshape(shape), std.reshape(shape)
 
 
 def split(raw: Tensor, config: UNetConfig) -> dict[str, Tensor]:
