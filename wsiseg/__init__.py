@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wsiseg.archive.batch import batch
     from wsiseg.cells.layer import CellBatch, Cells
     from wsiseg.engine.segment import find_objects
     from wsiseg.export.write import write
@@ -32,6 +33,7 @@ __all__ = [
     "Cells",
     "Slide",
     "Space",
+    "batch",
     "evaluate",
     "find_objects",
     "load_model",
@@ -47,6 +49,7 @@ _HOMES = {
     "Cells": "wsiseg.cells.layer",
     "Slide": "wsiseg.image.slide",
     "Space": "wsiseg.geometry",
+    "batch": "wsiseg.archive.batch",
     "evaluate": "wsiseg.run.evaluate",
     "find_objects": "wsiseg.engine.segment",
     "load_model": "wsiseg.model.zoo",

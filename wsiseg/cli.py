@@ -1,4 +1,4 @@
-"""The command line: commands into jobs, and the only module that prints.
+"""The command line: commands into jobs, and with ``cli_archive`` all that prints.
 
 Results go to standard output, progress and messages to standard error. Exit codes: 0 done,
 1 failed, 2 wrong usage, 75 another run is in the folder, 130 interrupted, 143 terminated.
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
+from wsiseg import cli_archive
 from wsiseg.errors import LockedError, SettingsError, WsisegError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ app = typer.Typer(
 
 dataset = typer.Typer(help="Look at labelled images before training.", no_args_is_help=True)
 app.add_typer(dataset, name="dataset")
+cli_archive.register(app)
 
 SlideArgument = Annotated[str, typer.Argument(help="Slide: SVS, NDPI, MRXS, TIFF, OME-TIFF, ...")]
 Mpp = Annotated[
@@ -113,15 +115,17 @@ def segment(
     stain: Annotated[
         str, typer.Option(help="default, or macenko (dye vectors estimated from the slide).")
     ] = "default",
-    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps or openvino.")] = "cpu",
+    precision: Annotated[
+        str, typer.Option(help="auto, fp32, bf16, or int8 (by openvino: twice as fast).")
+    ] = "auto",
     batch: Annotated[int | None, typer.Option(help="Patches of one forward.")] = None,
     tta: Annotated[
         bool,
         typer.Option("--tta", help="Average over mirror images: 4 times slower, a bit better."),
     ] = False,
     max_memory: Annotated[
-        str | None, typer.Option(help="Bound for the regions in work, such as 4GB.")
+        str | None, typer.Option(help="Bound for the memory of all processes, such as 4GB.")
     ] = None,
     simplify: Annotated[
         float,
@@ -264,10 +268,10 @@ def evaluate(
         list[str] | None, typer.Option(help="OLD=NEW name of a class; may be repeated.")
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="Of a model: cpu (default), cuda or mps.")
+        str | None, typer.Option(help="Of a model: cpu (default), cuda, mps or openvino.")
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="Of a model: auto (default), fp32 or bf16.")
+        str | None, typer.Option(help="Of a model: auto (default), fp32, bf16 or int8.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -13,7 +13,8 @@ from wsiseg.errors import InterruptedRunError
 
 __all__ = ["Stop", "stoppable"]
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_STATES: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "preempted"}
+_SIGNALS = tuple(_STATES)
 
 
 class Stop:
@@ -27,6 +28,11 @@ class Stop:
     def asked(self) -> bool:
         """Whether to stop."""
         return self._number is not None
+
+    @property
+    def state(self) -> str | None:
+        """What whoever stops is then: "interrupted" (SIGINT), "preempted" (SIGTERM), or None."""
+        return None if self._number is None else _STATES[self._number]
 
     def check(self) -> None:
         """Do what the signal asked for: KeyboardInterrupt, or whatever its handler raises.

@@ -1,0 +1,359 @@
+"""Faults from outside, on real processes: nothing is lost, nothing torn, nobody else convicted."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+FAILED, LOCKED, INTERRUPTED, TERMINATED = 1, 75, 130, 143
+
+Truth = dict[str, dict[str, str]]
+Poison = Callable[[Path, str], None]
+
+
+@pytest.fixture
+def many(small_slides: Path, tmp_path: Path) -> Path:
+    """A folder of slides that a test may add to."""
+    return Path(shutil.copytree(small_slides, tmp_path / "slides"))
+
+
+@pytest.fixture
+def one_big(big_slide: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A folder with one slide of 64 regions, and the settings for that."""
+    (tmp_path / "in").mkdir()
+    shutil.copyfile(big_slide, tmp_path / "in" / "big.tiff")
+    config = tmp_path / "job.toml"
+    config.write_text("region = 128\n")
+    return tmp_path / "in", config
+
+
+def regions(out: Path) -> int:
+    return len(list((out / "slides" / "big" / ".wsiseg" / "regions").glob("*.wsr")))
+
+
+def all_as_undisturbed(out: Path, truth: Truth, kit: Any) -> None:
+    found = kit.records(out)
+    assert found
+    for slide_id, record in found.items():
+        if slide_id in truth:
+            assert record.state == "done", record
+            assert kit.digests(out / "slides" / slide_id) == truth[slide_id]
+    assert kit.torn(out) == []
+
+
+@pytest.mark.timeout(600)
+def test_bad_slides_fail_each_with_its_code_and_the_others_finish(
+    many: Path, tmp_path: Path, truth: Truth, poison: Poison, kit: Any
+) -> None:
+    for what in ("segfault", "hang"):
+        poison(many, what)
+    whole = (many / "case-2.tiff").read_bytes()
+    (many / "truncated.tiff").write_bytes(whole[: len(whole) // 2])
+    (many / "empty.tiff").write_bytes(b"")
+    (many / "text.tiff").write_text("no slide at all")
+    (many / "error.tiff").write_bytes(b"POISON:error")
+    os.mkfifo(many / "pipe.tiff")
+    without_mpp(many / "no-mpp.tiff")
+    out = tmp_path / "out"
+    policy = ("--workers", 3, "--timeout", 20, "--attempts", 2)
+    config = tmp_path / "job.toml"
+    config.write_text("[batch]\nbackoff_s = 0.1\n")
+    done = kit.batch(many, out, "--config", config, *policy)
+    assert done.returncode == FAILED, done.stderr
+    codes = {name: slide["code"] for name, slide in kit.status(out).items()}
+    assert codes == {
+        **dict.fromkeys(("case-0", "case-1", "case-2"), None),
+        "segfault": "quarantine",
+        "hang": "timeout",
+        "truncated": "unreadable",
+        "empty": "unreadable",
+        "text": "unsupported-format",
+        "pipe": "unsupported-format",
+        "error": "unreadable",
+        "no-mpp": "missing-mpp",
+    }
+    all_as_undisturbed(out, truth, kit)
+    slides = kit.status(out)
+    assert slides["segfault"]["cause"] == "SIGSEGV"
+    assert {slides[name]["attempts"] for name in ("segfault", "hang")} == {2}
+    assert {slides[name]["attempts"] for name in ("truncated", "empty", "no-mpp")} == {1}
+    again = kit.batch(many, out)  # nothing is tried again unasked, and nothing forgotten
+    assert again.returncode == FAILED
+    assert {s["attempts"] for s in kit.status(out).values()} == {1, 2}
+
+
+def without_mpp(path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (301, 307), (220, 180, 210)).save(path)
+
+
+def test_a_slide_that_was_mended_is_run_without_being_asked_for(
+    many: Path, tmp_path: Path, truth: Truth, kit: Any
+) -> None:
+    slide = many / "case-0.tiff"
+    whole = slide.read_bytes()
+    slide.write_bytes(whole[:9000])
+    assert kit.batch(many, tmp_path / "out", "--workers", 2).returncode == FAILED
+    slide.write_bytes(whole)
+    assert kit.batch(many, tmp_path / "out", "--workers", 2).returncode == 0
+    all_as_undisturbed(tmp_path / "out", truth, kit)
+
+
+def test_retry_failed_tries_again_and_a_missing_file_is_looked_for(
+    many: Path, tmp_path: Path, truth: Truth, kit: Any
+) -> None:
+    manifest, out = tmp_path / "m.csv", tmp_path / "out"
+    manifest.write_text("slide_id,path\ncase-0,slides/case-0.tiff\ncase-1,slides/later.tiff\n")
+    done = kit.batch(manifest, out, "--workers", 1)
+    assert done.returncode == FAILED
+    assert "missing-file" in done.stderr
+    assert kit.batch(manifest, out).returncode == FAILED
+    shutil.move(many / "case-1.tiff", many / "later.tiff")
+    assert kit.batch(manifest, out, "--retry-failed").returncode == 0
+    all_as_undisturbed(out, truth, kit)
+
+
+@pytest.mark.timeout(300)
+def test_exhausted_memory_fails_the_slide_and_no_other(
+    many: Path, tmp_path: Path, truth: Truth, poison: Poison, kit: Any
+) -> None:
+    poison(many, "memory")
+
+    def bound() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
+
+    out = tmp_path / "out"
+    done = kit.batch(many, out, "--workers", 2, "--attempts", 2, preexec_fn=bound)
+    assert done.returncode == FAILED
+    slides = kit.status(out)
+    assert (slides["memory"]["state"], slides["memory"]["code"]) == ("failed", "out-of-memory")
+    all_as_undisturbed(out, truth, kit)
+
+
+@pytest.mark.timeout(300)
+def test_a_worker_that_is_stopped_for_ever_is_killed_and_its_slide_run_again(
+    one_big: tuple[Path, Path], tmp_path: Path, truth: Truth, kit: Any
+) -> None:
+    out, (source, config) = tmp_path / "out", one_big
+    process = kit.start(source, out, "--config", config, "--workers", 1, "--timeout", 8)
+    kit.until(lambda: regions(out) > 2)
+    worker = kit.children(process)[0]
+    worker.send_signal(signal.SIGSTOP)
+    assert process.wait(120) == 0
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+    assert kit.records(out)["big"].attempts == 2
+    assert kit.records(out)["big"].resumed > 2
+    all_as_undisturbed(out, truth, kit)
+
+
+def kill_workers(seed: int, one_big: tuple[Path, Path], out: Path, truth: Truth, kit: Any) -> None:
+    """Kill whichever worker there is, twice, at random moments."""
+    rng, (source, config) = random.Random(seed), one_big
+    process = kit.start(source, out, "--config", config, "--workers", 1)
+    for _ in range(2):
+        before = kit.until(lambda: regions(out) + 1)
+        kit.until(lambda b=before: regions(out) > b or process.poll() is not None)
+        time.sleep(rng.random() * 0.5)
+        if process.poll() is None:
+            for child in kit.children(process):
+                child.kill()
+    assert process.wait(200) == 0
+    all_as_undisturbed(out, truth, kit)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_workers_cost_no_finished_region(
+    seed: int, one_big: tuple[Path, Path], tmp_path: Path, truth: Truth, kit: Any
+) -> None:
+    kill_workers(seed, one_big, tmp_path / "out", truth, kit)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", range(2, 22))
+def test_twenty_times_killed_workers_cost_no_finished_region(
+    seed: int, one_big: tuple[Path, Path], tmp_path: Path, truth: Truth, kit: Any
+) -> None:
+    kill_workers(seed, one_big, tmp_path / "out", truth, kit)
+
+
+@pytest.mark.timeout(300)
+def test_after_everything_was_killed_the_same_command_goes_on(
+    one_big: tuple[Path, Path], tmp_path: Path, truth: Truth, kit: Any
+) -> None:
+    out, (source, config) = tmp_path / "out", one_big
+    process = kit.start(source, out, "--config", config, "--workers", 1)
+    kit.until(lambda: regions(out) > 5)
+    workers = kit.children(process)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert alive == []  # no worker outlives its batch
+    assert kit.torn(out) == []
+    assert kit.records(out)["big"].state == "running"
+    shown = kit.wsiseg("status", out).stdout
+    assert "no batch is at work here: 1 slides are left" in shown
+    stored = regions(out)
+    assert kit.batch(source, out, "--config", config).returncode == 0
+    assert kit.records(out)["big"].resumed >= stored
+    all_as_undisturbed(out, truth, kit)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("number", "code", "state"),
+    [(signal.SIGTERM, TERMINATED, "preempted"), (signal.SIGINT, INTERRUPTED, "interrupted")],
+)
+def test_a_signal_stops_within_its_grace_and_loses_no_finished_region(
+    number: int,
+    code: int,
+    state: str,
+    one_big: tuple[Path, Path],
+    tmp_path: Path,
+    truth: Truth,
+    kit: Any,
+) -> None:
+    out, (source, config) = tmp_path / "out", one_big
+    process = kit.start(source, out, "--config", config, "--workers", 1)
+    kit.until(lambda: regions(out) > 2)
+    process.send_signal(number)
+    assert process.wait(30) == code
+    assert kit.status(out)["big"]["state"] == state
+    assert state in (out / "status.md").read_text()
+    stored = regions(out)
+    assert kit.batch(source, out, "--config", config).returncode == 0
+    assert kit.records(out)["big"].resumed >= stored
+    all_as_undisturbed(out, truth, kit)
+
+
+def test_a_scheduler_that_terminates_every_process_preempts_the_batch(
+    one_big: tuple[Path, Path], tmp_path: Path, truth: Truth, kit: Any
+) -> None:
+    out, (source, config) = tmp_path / "out", one_big
+    process = kit.start(source, out, "--config", config, "--workers", 1)
+    kit.until(lambda: regions(out) > 2)
+    for one in [*kit.children(process), psutil.Process(process.pid)]:
+        one.terminate()
+    assert process.wait(30) == TERMINATED
+    assert kit.status(out)["big"]["state"] == "preempted"
+    stored = regions(out)
+    assert kit.batch(source, out, "--config", config).returncode == 0
+    assert kit.records(out)["big"].resumed >= stored
+    all_as_undisturbed(out, truth, kit)
+
+
+def test_a_worker_that_does_not_stop_is_killed_when_grace_is_over(
+    one_big: tuple[Path, Path], tmp_path: Path, truth: Truth, kit: Any
+) -> None:
+    out, (source, config) = tmp_path / "out", one_big
+    config.write_text("region = 128\n[batch]\ngrace_s = 1\n")
+    process = kit.start(source, out, "--config", config, "--workers", 1)
+    kit.until(lambda: regions(out) > 2)
+    worker = kit.children(process)[0]
+    worker.send_signal(signal.SIGSTOP)
+    process.terminate()
+    assert process.wait(30) == TERMINATED
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+    assert kit.status(out)["big"]["state"] == "preempted"
+    assert kit.batch(source, out, "--config", config).returncode == 0
+    all_as_undisturbed(out, truth, kit)
+
+
+def test_a_second_batch_in_the_folder_is_refused_and_the_first_goes_on(
+    one_big: tuple[Path, Path], tmp_path: Path, truth: Truth, kit: Any
+) -> None:
+    out, (source, config) = tmp_path / "out", one_big
+    process = kit.start(source, out, "--config", config, "--workers", 1)
+    kit.until(lambda: regions(out) > 0)
+    second = kit.batch(source, out, "--config", config)
+    assert second.returncode == LOCKED
+    assert str(process.pid) in second.stderr
+    shard = kit.batch(source, out, "--config", config, "--shard", "1/2")
+    assert shard.returncode == LOCKED
+    assert process.wait(200) == 0
+    all_as_undisturbed(out, truth, kit)
+
+
+def test_a_slide_that_is_replaced_while_it_is_read_leaves_no_mixed_result(
+    one_big: tuple[Path, Path], small_slides: Path, tmp_path: Path, kit: Any
+) -> None:
+    out, (source, config) = tmp_path / "out", one_big
+    config.write_text("region = 128\n[batch]\nbackoff_s = 0.1\n")
+    process = kit.start(source, out, "--config", config, "--workers", 1)
+    kit.until(lambda: regions(out) > 2)
+    other = tmp_path / "other.tiff"
+    shutil.copyfile(source / "big.tiff", other)
+    os.utime(other, (1e9, 1e9))
+    os.replace(other, source / "big.tiff")  # equal pixels, but who could know
+    assert process.wait(200) == 0
+    record = kit.records(out)["big"]
+    assert record.attempts == 2
+    assert record.restarted is not None
+
+
+@pytest.mark.timeout(300)
+def test_a_full_disk_is_named_and_nothing_is_lost(
+    many: Path, tmp_path: Path, truth: Truth, disk_of: Callable[[int], Path], kit: Any
+) -> None:
+    out = disk_of(3000) / "out"
+    config = tmp_path / "job.toml"
+    config.write_text("[batch]\nbackoff_s = 0.1\nattempts = 2\n")
+    done = kit.batch(many, out, "--config", config, "--workers", 1)
+    assert done.returncode == FAILED
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert kit.torn(out) == []
+    subprocess.run(["mount", "-o", "remount,size=60m", str(out.parent)], check=True)
+    assert kit.batch(many, out, "--config", config, "--workers", 1).returncode == 0
+    all_as_undisturbed(out, truth, kit)
+
+
+def test_a_limit_of_file_sizes_fails_by_name(many: Path, tmp_path: Path, kit: Any) -> None:
+    def bound() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    more = ("--workers", 2, "--attempts", 1)
+    done = kit.batch(many, tmp_path / "out", *more, preexec_fn=bound)
+    assert done.returncode == FAILED
+    assert {s["code"] for s in kit.status(tmp_path / "out").values()} == {"output"}
+    assert kit.torn(tmp_path / "out") == []
+
+
+def test_a_read_only_archive_is_refused(
+    many: Path, tmp_path: Path, disk_of: Callable[[int], Path], kit: Any
+) -> None:
+    disk = disk_of(9000)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    done = kit.batch(many, disk / "out")
+    assert done.returncode == FAILED
+    assert "read-only" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_one_flipped_bit_in_a_stored_region_is_found_and_mended(
+    one_big: tuple[Path, Path], tmp_path: Path, truth: Truth, kit: Any
+) -> None:
+    out, (source, config) = tmp_path / "out", one_big
+    process = kit.start(source, out, "--config", config, "--workers", 1)
+    kit.until(lambda: regions(out) > 5)
+    process.kill()
+    process.wait()
+    blob = sorted((out / "slides" / "big" / ".wsiseg" / "regions").glob("*.wsr"))[2]
+    data = bytearray(blob.read_bytes())
+    data[len(data) // 2] ^= 4
+    blob.write_bytes(data)
+    assert kit.batch(source, out, "--config", config).returncode == 0
+    all_as_undisturbed(out, truth, kit)

@@ -1,0 +1,1 @@
+"""Part of wsiseg: archive, many slides into one folder, of which nothing is lost."""
