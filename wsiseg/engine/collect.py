@@ -17,7 +17,7 @@ from wsiseg.geometry import TileGrid
 
 __all__ = ["BATCH", "CELL", "canonical", "in_canonical_order"]
 
-BATCH = 20_000
+BATCH = 2_500
 """Objects of a batch, at most."""
 CELL = 1024
 """Side, level-0 px, of a cell of the grid that orders rows."""

@@ -42,7 +42,7 @@ WRITERS: dict[str, Sink] = {
 }
 """End of the file name -> opens the file and gives a function that appends exportable cells."""
 
-_PIECE = 5_000  # cells in work in one thread, whatever the size of the batches
+_PIECE = 2_500  # cells in work in one thread, whatever the size of the batches
 _CHECKERS = 4  # threads, at most, that make cells exportable
 
 
