@@ -9,7 +9,7 @@ import numba
 
 __all__ = ["has_feature", "instruction_set", "kernel"]
 
-_SETS = ("avx512bf16", "avx512f", "avx2", "avx", "sve", "neon")
+_SETS = ("amx-bf16", "avx512bf16", "avx512f", "avx2", "avx", "sve", "neon")
 
 F = TypeVar("F", bound=Callable[..., object])
 

@@ -263,6 +263,17 @@ def test_foreground_is_what_the_threshold_says():
     assert not distance.links(on_it, RULE).any()
 
 
+def test_every_float16_is_looked_up_as_it_would_be_computed():
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(64, -1)
+    inside = (every >= 0) & (every <= 1)
+    heights = distance._looked_up(distance._heights(), every)
+    computed = np.rint(np.where(inside, every, 0).astype(np.float32) * 255)
+    assert np.array_equal(heights[inside], computed[inside])
+    for threshold in (0.0, 0.3, 0.5, 1.0):
+        above = distance._looked_up(distance._above(threshold), every[:, ::-1])
+        assert np.array_equal(above[:, ::-1], every > np.float16(threshold))
+
+
 def test_the_last_of_several_channels_is_the_distance():
     labels = _ellipses((120, 120), 20, np.random.default_rng(0))
     maps = distance.encode(labels)

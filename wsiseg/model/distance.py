@@ -9,6 +9,7 @@ better. Distance maps as targets: Naylor et al. 2019 (IEEE TMI 38).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from scipy import ndimage
 
 from wsiseg.errors import ModelError
 from wsiseg.geometry.links import components
+from wsiseg.jit import kernel
 from wsiseg.model.base import Maps
 from wsiseg.model.flood import Immersion, flood
 
@@ -84,10 +86,44 @@ def links(maps: Maps, rule: DistanceRule) -> NDArray[np.uint8]:
             f"a DT map of shape (1, *{shape}) is needed beside a probability map of {shape}, got "
             f"shape channels of {maps.hv.shape}"
         )
-    landscape = np.rint(maps.hv[-1].astype(np.float32) * 255).astype(np.uint8)
-    return flood(landscape, maps.prob > np.float16(rule.threshold), rule.immersion)
+    landscape = _looked_up(_heights(), maps.hv[-1])
+    mask = _looked_up(_above(rule.threshold), maps.prob)
+    return flood(landscape, mask.view(np.bool_), rule.immersion)
 
 
 def decode(maps: Maps, rule: DistanceRule) -> NDArray[np.int32]:
     """Instance labels ``(*s)`` of ``maps``: the components of their links."""
     return components(links(maps, rule))
+
+
+# Arithmetic of float16 is slow, and there are but 65,536 of them: results are looked up by bits.
+
+
+@lru_cache
+def _heights() -> NDArray[np.uint8]:
+    """255 times each float16, rounded; what is not in [0, 1] is brought there, NaN to 0."""
+    heights = np.rint(np.nan_to_num(_every_float16()).clip(0, 1) * 255)
+    return np.asarray(heights, dtype=np.uint8)
+
+
+@lru_cache
+def _above(threshold: float) -> NDArray[np.uint8]:
+    """Whether each float16 is above ``threshold``."""
+    return (_every_float16() > np.float16(threshold)).astype(np.uint8)
+
+
+def _every_float16() -> NDArray[np.float32]:
+    return np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+
+
+def _looked_up(table: NDArray[np.uint8], values: NDArray[np.float16]) -> NDArray[np.uint8]:
+    bits = np.ascontiguousarray(values, dtype=np.float16).view(np.uint16).ravel()
+    return _entries(table, bits).reshape(values.shape)
+
+
+@kernel
+def _entries(table: NDArray[np.uint8], index: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    out = np.empty(index.size, dtype=np.uint8)
+    for i in range(index.size):
+        out[i] = table[index[i]]
+    return out

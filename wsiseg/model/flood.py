@@ -94,7 +94,8 @@ def flood(
     height = np.zeros([n + 2 for n in mask.shape], dtype=np.uint8)
     level = np.full_like(height, _NEVER)
     height[inner] = landscape
-    level[inner] = np.where(mask, _level_table(rule)[landscape], np.uint8(_NEVER))
+    reached = _levels(landscape.ravel(), mask.ravel(), _level_table(rule))
+    level[inner] = reached.reshape(mask.shape)
     steps = np.array(rule.steps, dtype=np.int64)
     strides = np.array(height.strides, dtype=np.int64)  # of bytes: one per px
     seed = (rule.min_seed, rule.radius)
@@ -107,6 +108,14 @@ def _level_table(rule: Immersion) -> NDArray[np.uint8]:
     heights = np.arange(256)[:, None]
     reached = heights >= np.array(rule.levels)
     return np.where(reached.any(axis=1), reached.argmax(axis=1), _NEVER).astype(np.uint8)
+
+
+@kernel
+def _levels(landscape: _Bytes, mask: NDArray[np.bool_], table: _Bytes) -> _Bytes:
+    out = np.empty(landscape.size, dtype=np.uint8)
+    for i in range(landscape.size):
+        out[i] = table[landscape[i]] if mask[i] else _NEVER
+    return out
 
 
 @kernel
