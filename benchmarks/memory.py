@@ -50,7 +50,7 @@ def main() -> None:
     options = parser.parse_args()
     sizes, fields = options.gigapixels, options.fields
     if options.quick:
-        sizes, fields = [0.0625, 0.125], [512, 1024]
+        sizes, fields = [0.25, 1.0], [512, 1024]
     middle = (sizes[len(sizes) // 2], fields[len(fields) // 2])
     found = []
     for row in rows(sizes, fields, middle):

@@ -25,9 +25,11 @@ from wsiseg.model.base import LocalModel, Maps, ModelSpec
 from wsiseg.model.zoo import load_model
 from wsiseg.synth.pyramid import write_he_slide
 
-__all__ = ["BLOCK", "Replay", "make_block", "repeat", "replay"]
+__all__ = ["BLOCK", "UNIT", "Replay", "make_block", "repeat", "replay"]
 
 BLOCK, PATCH = 4096, 512
+UNIT = 4 * BLOCK
+"""Px: blocks are repeated by so many, so that the pyramid has the levels of large slides."""
 WHITE = 255
 
 _WIDTH, _HEIGHT, _OFFSETS, _COUNTS = 256, 257, 324, 325  # TIFF tags
@@ -35,30 +37,31 @@ _LONG = 4
 
 
 class _Pixels:
-    """A field of tissue in the middle of a white block, over the corner of four regions."""
+    """A field of tissue in the middle of each white block, over the corner of four regions."""
 
     def __init__(self, field: NDArray[np.uint8], mpp: float) -> None:
-        self.shape, self.mpp = (BLOCK, BLOCK), mpp
+        self.shape, self.mpp = (UNIT, UNIT), mpp
         self._rgb = np.full((BLOCK, BLOCK, 3), WHITE, np.uint8)
         at = (BLOCK - len(field)) // 2
         self._rgb[at : at + len(field), at : at + len(field)] = field
 
     def pixels(self, box: Box) -> NDArray[np.uint8]:
-        return self._rgb[box.slices()]
+        rows, columns = (np.arange(a, b) % BLOCK for a, b in zip(box.start, box.stop, strict=True))
+        return self._rgb[np.ix_(rows, columns)]
 
 
 def make_block(folder: Path, side: int) -> None:
-    """Write ``block.tif``, and ``maps.npz`` with the maps of the default model on it."""
+    """Write ``block.tif``, UNIT px of blocks, and ``maps.npz``: the default model's maps of one."""
     (field,) = densest(plan_for(BIOPSY), side, 1)
     spacing = plan_for(BIOPSY).space.spacing[0]
     write_he_slide(folder / "block.tif", _Pixels(field.pixels, spacing))
     plan = plan_for(folder / "block.tif")
-    if plan.space.shape != (BLOCK, BLOCK):
+    if plan.space.shape != (UNIT, UNIT):
         raise RuntimeError(f"the block must be its own lattice, got {plan.space.shape}")
     source = PatchMaps(plan.slide, plan.model, plan.space, plan.active)
-    whole = Box.of_shape(plan.space.shape)
-    maps = source.maps(Tile((0, 0), whole, whole), Clock())
-    pixels = plan.slide.read_level(0, whole)
+    one = Box.of_shape((BLOCK, BLOCK))
+    maps = source.maps(Tile((0, 0), one, one), Clock())
+    pixels = plan.slide.read_level(0, one)
     stack = np.concatenate([maps.prob[None], maps.hv, maps.classes])
     known = {_name(pixels[box.slices()]): stack[(slice(None), *box.slices())] for box in _boxes()}
     names = np.array(list(known))
@@ -109,7 +112,7 @@ def replay(folder: Path) -> Replay:
 
 
 def repeat(block: Path, times: int, out: Path) -> None:
-    """Write a slide of ``times`` x ``times`` blocks: the tiles of ``block`` and larger lists."""
+    """Write a slide of ``times`` x ``times`` units: the tiles of ``block`` and larger lists."""
     data = bytearray(block.read_bytes())
     with tifffile.TiffFile(block) as file:
         order = file.byteorder

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from record import save
-from replay import BLOCK, make_block, repeat, replay
+from replay import BLOCK, UNIT, make_block, repeat, replay
 
 from wsiseg.run.job import Job
 from wsiseg.run.report import peak_rss_bytes
@@ -31,9 +31,9 @@ KEPT = ("cells", "analysed_mm2", "regions", "peak_rss_bytes", "seconds")
 
 def measure(folder: Path, gigapixels: float) -> dict[str, Any]:
     """Both runs of one size."""
-    times = round((gigapixels * 2**30) ** 0.5 / BLOCK)
+    times = max(1, round((gigapixels * 2**30) ** 0.5 / UNIT))
     repeat(folder / "block.tif", times, folder / "slide.tif")
-    found: dict[str, Any] = {"side_px": times * BLOCK}
+    found: dict[str, Any] = {"side_px": times * UNIT}
     for name in ("whole", "files_again"):
         words = [sys.executable, __file__, "--one", str(folder), str(gigapixels)]
         done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)

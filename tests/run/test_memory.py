@@ -71,7 +71,7 @@ def test_the_least_that_an_error_names_is_enough(
         assert found is not None
         least = int(found[1]) * MB
         assert least > bound
-        assert budget_for(least, workers).region(plan, 2048) == 256
+        assert budget_for(least, workers).region(plan, 2048) == 1024
         with pytest.raises(SettingsError):
             budget_for(least - 3 * MB * (workers or 1), workers).region(plan, 2048)
 

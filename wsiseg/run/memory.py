@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Budget", "region_bytes"]
 
-_SMALLEST = 256  # px; below, regions are mostly halo
+_SMALLEST = 1024  # px; below, little is saved, and neighbours run the same patches again
 _MEMO = 256 << 20
 _MEMO_SHARE = 0.2  # of what is left for caches and regions
 _LATER = 160 << 20  # kernels, decoded tiles of the slide (64 MB), libraries loaded when needed
