@@ -14,7 +14,7 @@ ROOT = Path(wsiseg.__file__).parent
 
 # each room may import from the rooms of the rows above it, and from itself
 LAYERS = [
-    {"errors", "jit"},
+    {"cores", "errors", "jit"},
     {"atomic"},
     {"geometry", "stain"},
     {"image", "cells", "model", "metrics"},

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from wsiseg.cells.objects import ONE, Objects, fixed_point, merge, objects_in
+from wsiseg.cells.objects import ONE, Objects, merge, objects_in
 from wsiseg.geometry import Box
 
 LABELS = hnp.array_shapes(min_dims=2, max_dims=3, max_side=9).flatmap(
@@ -109,4 +109,5 @@ def test_no_objects_have_no_boxes_and_no_areas() -> None:
 
 @pytest.mark.parametrize(("value", "fixed"), [(0, 0), (1, ONE), (0.5, ONE // 2), (2, ONE), (-1, 0)])
 def test_probabilities_are_kept_in_fixed_point_within_0_and_1(value: float, fixed: int) -> None:
-    assert fixed_point(np.array([value], np.float16)).tolist() == [fixed]
+    one_pixel = objects_in(np.ones((1, 1), np.int32), np.full((1, 1, 1), value, np.float16), (0, 0))
+    assert one_pixel.sums.tolist() == [[fixed]]

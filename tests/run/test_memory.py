@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from wsiseg.errors import SettingsError
 from wsiseg.geometry import Space
 from wsiseg.run.job import Job
-from wsiseg.run.memory import Budget, region_bytes
+from wsiseg.run.memory import Budget, left_for_the_next, region_bytes
 from wsiseg.synth import OracleModel, he_slide, write_he_slide
 
 MB = 10**6
@@ -52,6 +52,7 @@ def test_bases_and_regions_and_what_is_remembered_stay_within_the_bound(
     plan, budget = plan_for(side, batch), budget_for(bound, workers)
     try:
         region = budget.region(plan, 2048)
+        budget.check(plan, region)
     except SettingsError:
         return
     threads = 1 if workers else budget.threads(plan, region)
@@ -65,15 +66,15 @@ def test_the_least_that_an_error_names_is_enough(
 ) -> None:
     plan, budget = plan_for(side, batch), budget_for(bound, workers)
     try:
-        budget.region(plan, 2048)
+        budget.check(plan, budget.region(plan, 2048))
     except SettingsError as error:
         found = re.search(r"at least (\d+)MB", str(error))
         assert found is not None
         least = int(found[1]) * MB
         assert least > bound
-        assert budget_for(least, workers).region(plan, 2048) == 1024
+        budget_for(least, workers).check(plan, 1024)
         with pytest.raises(SettingsError):
-            budget_for(least - 3 * MB * (workers or 1), workers).region(plan, 2048)
+            budget_for(least - 3 * MB * (workers or 1), workers).check(plan, 1024)
 
 
 def test_without_a_bound_regions_are_as_asked_and_use_all_cores() -> None:
@@ -107,6 +108,20 @@ def test_bands_are_at_least_one_region_wide_and_hold_what_they_share() -> None:
     assert budget_for(None, 0).band(plan, 2048) > 1
     tight = budget_for(None, 0).base + 200 * MB
     assert budget_for(tight, 0).band(plan, 256) >= 1
+
+
+def test_what_a_run_leaves_behind_is_free_for_the_next_and_no_more() -> None:
+    def base() -> int:
+        return Budget.of(Job(slide="s", out=Path("o"), max_memory=8000 * MB)).base
+
+    held = [np.ones(100 * MB, np.uint8)]
+    before = base()
+    with left_for_the_next():
+        held.append(np.ones(200 * MB, np.uint8))
+        assert base() > before + 150 * MB
+    assert abs(base() - before) < 50 * MB
+    held.append(np.ones(100 * MB, np.uint8))  # not of a run
+    assert base() > before + 50 * MB
 
 
 def segment(slide: Path, out: Path, bound: str, *more: str) -> subprocess.CompletedProcess[str]:

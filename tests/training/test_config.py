@@ -12,7 +12,6 @@ from wsiseg.training.labelled import CLASSES
 from wsiseg.training.sample import Sampling
 from wsiseg.training.settings import flat, plain
 
-
 ROOT = Path(__file__).parents[2]
 
 

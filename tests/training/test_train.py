@@ -21,7 +21,7 @@ from wsiseg.errors import (
     WsisegError,
 )
 from wsiseg.model.unet import UNet, UNetConfig, default_spec, save_unet
-from wsiseg.model.weights import load_weights, read_facts
+from wsiseg.model.weights import load_weights, read_facts, save_weights, with_facts
 from wsiseg.training import key
 from wsiseg.training.config import read_config
 from wsiseg.training.examples import read_examples
@@ -305,8 +305,7 @@ def test_weights_are_started_from_and_classes_go_by_name(work: Path, edited: Wri
 
 def test_several_weights_are_started_from_at_their_mean(work: Path, edited: Write) -> None:
     one, two = (load_weights(save_tiny(work / n, temperature=t)) for n, t in (("a", 1.0), ("b", 2)))
-    pairs = ("seed = 3", 'seed = 3\nfrom = ["a", "b"]'), ("steps = 9", "steps = 0")
-    done = train(edited(*pairs), work / "out")
+    done = train(edited(*mean_of_a_and_b(work)), work / "out")
     new, norm = load_weights(done.weights), "stem.norm.running_var"
     for name in ("stem.conv.weight", norm):
         mean = (one.tensors[name] + two.tensors[name]) / 2
@@ -316,6 +315,44 @@ def test_several_weights_are_started_from_at_their_mean(work: Path, edited: Writ
     np.testing.assert_allclose(new.tensors["head.bias"][3], mean, atol=1e-3)
     assert done.step == 0
     assert f"the mean of old ({one.sha256[:12]}) and old" in (done.weights / "card.md").read_text()
+
+
+def mean_of_a_and_b(work: Path) -> list[tuple[str, str]]:
+    (work / "TERMS").write_text("both licences")
+    return [
+        ("seed = 3", 'seed = 3\nfrom = ["a", "b"]'),
+        ("steps = 9", "steps = 0"),
+        ("[model]", '[model]\nlicence_file = "TERMS"'),
+    ]
+
+
+def test_the_mean_is_under_the_licences_of_all(work: Path, edited: Write) -> None:
+    for name, licence in (("a", ""), ("b", "MIT")):
+        weights = load_weights(save_tiny(work / name))
+        spec = weights.facts["spec"] | {"licence": licence}
+        save_weights(work / name, with_facts(weights, spec=spec), card="# c", licence="l")
+    done = train(edited(*mean_of_a_and_b(work)), work / "out")
+    assert done.licence == "LicenseRef-research-use-only AND MIT AND CC0-1.0"
+    assert (done.weights / "LICENSE").read_text() == "both licences"
+
+
+def test_weights_of_different_classes_have_no_mean(work: Path, edited: Write) -> None:
+    save_tiny(work / "a")
+    weights = load_weights(save_tiny(work / "b"))
+    spec = weights.facts["spec"] | {"classes": ["b", "d"]}
+    save_weights(work / "b", with_facts(weights, spec=spec), card="# c", licence="l")
+    with pytest.raises(ModelError, match=r"different classes have no mean: .*b, c.*b, d"):
+        train(edited(*mean_of_a_and_b(work)), work / "out")
+
+
+@pytest.mark.parametrize(
+    ("start", "says"), [('""', "must name weights"), ('["a", "b"]', r"licence_file is missing")]
+)
+def test_starts_that_say_too_little_are_refused(
+    work: Path, edited: Write, start: str, says: str
+) -> None:
+    with pytest.raises(SettingsError, match=says):
+        train(edited(("seed = 3", f"seed = 3\nfrom = {start}")), work / "out")
 
 
 def test_no_steps_need_weights_to_start_from(work: Path, edited: Write) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from wsiseg.geometry import Box
 from wsiseg.jit import kernel
 
-__all__ = ["ONE", "Objects", "fixed_point", "merge", "objects_in"]
+__all__ = ["ONE", "Objects", "merge", "objects_in"]
 
 ONE = 1 << 16
 """Fixed-point 1.0. Sums over pixels are integers, so that the parts of an object add up exactly."""
@@ -109,11 +109,6 @@ class Objects:
             np.concatenate([np.zeros(1, np.int64), *offsets]),
             np.concatenate([p.sums for p in parts]),
         )
-
-
-def fixed_point(channels: NDArray[np.float16]) -> NDArray[np.int32]:
-    """Probabilities as whole multiples of 1/ONE, rounded half to even; same shape."""
-    return _HALF_TO_FIXED[channels.view(np.uint16)]
 
 
 def objects_in(

@@ -24,7 +24,7 @@ from wsiseg.geometry import Box, Space, Tile, TileGrid
 from wsiseg.image.source import Source
 from wsiseg.model.base import Maps, Model, ModelSpec
 
-__all__ = ["PatchMaps", "patch_grid"]
+__all__ = ["PatchMaps", "Turns", "patch_grid"]
 
 Stack = NDArray[np.float16]
 
@@ -55,7 +55,7 @@ class PatchMaps:
     ) -> None:
         self._source, self._model, self.space, self._active = source, model, space, active
         self.grid = patch_grid(space, model.spec)
-        self._memo, self._turns = _Memo(memory), _Turns()
+        self._memo, self._turns = _Memo(memory), Turns()
 
     def __reduce__(self) -> tuple[object, ...]:
         parts = (self._source, self._model, self.space, self._active, self._memo.limit)
@@ -236,7 +236,7 @@ class _Memo:
             self._held -= stack.result().nbytes
 
 
-class _Turns:
+class Turns:
     """Forwards of one process: as many at once as callers, fewer once memory has run out."""
 
     def __init__(self) -> None:

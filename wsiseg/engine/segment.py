@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from wsiseg.cells.objects import Objects, objects_in
 from wsiseg.engine.clock import Clock
 from wsiseg.engine.executor import Executor, Serial
-from wsiseg.engine.infer import PatchMaps, patch_grid
+from wsiseg.engine.infer import PatchMaps, Turns, patch_grid
 from wsiseg.engine.stitch import Fragments, stitch
 from wsiseg.engine.twins import VIEW_COLUMNS, views
 from wsiseg.errors import ModelError
@@ -86,7 +86,7 @@ def warm_up(model: Model, source: Source) -> None:
     """Compile kernels and load weights on blank pixels, so that no region pays for it."""
     spec = model.spec
     blank = np.zeros((spec.batch, *spec.patch, source.channels), dtype=source.dtype)
-    maps = model(blank)
+    maps = Turns().run(lambda: model(blank), spec)
     one = Maps(prob=maps.prob[0], hv=maps.hv[0], classes=maps.classes[0])
     grid = TileGrid(spec.patch, spec.patch, 0)
     decoded = model.links(one) if isinstance(model, LocalModel) else links_of(model.decode(one))
@@ -101,7 +101,7 @@ def cut(tile: Tile, links: NDArray[np.uint8], maps: Maps, grid: TileGrid) -> Fra
     inside = tile.core.slices(tile.read.start)
     core = links[inside]
     labels = components(core)
-    channels = np.concatenate([maps.prob[None], maps.classes])[(slice(None), *inside)]
+    channels = np.concatenate([maps.prob[inside][None], maps.classes[(slice(None), *inside)]])
     objects = objects_in(labels, channels, tile.core.start)
     leading, entered = [], []
     for axis in range(core.ndim):

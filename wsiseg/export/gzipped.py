@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from wsiseg.export.in_order import cores, in_order
+from wsiseg.cores import cores
+from wsiseg.export.in_order import in_order
 
 __all__ = ["gzipped"]
 

@@ -5,14 +5,13 @@ Writers are bound by one thread at a time; kernels, GEOS, Arrow and zlib let go 
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["cores", "in_order"]
+__all__ = ["in_order"]
 
 _AHEAD = 1  # calls that wait beside those at work
 
@@ -39,9 +38,3 @@ def in_order(take: Callable[[Any], Any], workers: int) -> Iterator[Callable[...,
             take(waiting.popleft().result())
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -12,11 +12,12 @@ from pathlib import Path
 from wsiseg.atomic import writing
 from wsiseg.cells.batch import CellBatch
 from wsiseg.cells.layer import Cells
+from wsiseg.cores import cores
 from wsiseg.errors import InputFileError
 from wsiseg.export.colors import RGB
 from wsiseg.export.exportable import exportable
 from wsiseg.export.geojson import geojson_sink
-from wsiseg.export.in_order import cores, in_order
+from wsiseg.export.in_order import in_order
 from wsiseg.export.tables import csv_sink, parquet_sink
 
 __all__ = [

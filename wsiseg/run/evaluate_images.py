@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -15,6 +14,7 @@ from tempfile import TemporaryDirectory
 
 from wsiseg import __version__
 from wsiseg.atomic import atomic_write, make_folder
+from wsiseg.cores import cores
 from wsiseg.engine.executor import Executor, Serial, Threads
 from wsiseg.errors import InputFileError, SettingsError
 from wsiseg.image.slide import MAX_MPP, MIN_MPP
@@ -208,8 +208,7 @@ def _judge_all(
 
 
 def _executor(workers: int | None) -> Executor:
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = workers if workers is not None else affinity or 1
+    threads = workers if workers is not None else cores()
     return Threads(threads) if threads > 1 else Serial()
 
 

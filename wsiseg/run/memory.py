@@ -7,13 +7,15 @@ a cluster (``--scheduler``) it holds for each of its workers. Figures are measur
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
 import psutil
 
+from wsiseg.cores import cores
 from wsiseg.engine.infer import patch_grid
 from wsiseg.errors import SettingsError
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from wsiseg.run.job import Job
     from wsiseg.run.plan import Plan
 
-__all__ = ["Budget", "region_bytes"]
+__all__ = ["Budget", "left_for_the_next", "region_bytes"]
 
 _SMALLEST = 1024  # px; below, little is saved, and neighbours run the same patches again
 _MEMO = 256 << 20
@@ -48,7 +50,7 @@ class Budget:
     @classmethod
     def of(cls, job: Job) -> Budget:
         """The budget of a job whose slide and model are open in this process."""
-        base = psutil.Process().memory_info().rss + _LATER
+        base = _held() + _LATER
         on_cluster = job.scheduler is not None
         workers = 0 if on_cluster else job.workers or 0
         processes = max(1, workers)
@@ -59,14 +61,10 @@ class Budget:
         return cls((job.max_memory - bases) // processes, processes, base, job.max_memory)
 
     def region(self, plan: Plan, wanted: int) -> int:
-        """Side of a region, px of the lattice: ``wanted``, or smaller to keep to the bound.
-
-        Raises SettingsError where not even a small region fits.
-        """
+        """Side of a region, px of the lattice: ``wanted``, or smaller to keep to the bound."""
         region = wanted
         while region > _SMALLEST and not self._fits(plan, region):
             region //= 2
-        self.check(plan, region)
         return region
 
     def check(self, plan: Plan, region: int) -> None:
@@ -86,11 +84,9 @@ class Budget:
 
     def threads(self, plan: Plan, region: int) -> int:
         """Regions of side ``region`` that this process works on at once."""
-        affinity = getattr(os, "sched_getaffinity", None)
-        cores = max(1, len(affinity(0)) if affinity else os.cpu_count() or 1)
         if self.room is None:
-            return cores
-        return max(1, min(cores, self._for_regions // region_bytes(plan, region)))
+            return cores()
+        return max(1, min(cores(), self._for_regions // region_bytes(plan, region)))
 
     @property
     def memo(self) -> int:
@@ -110,6 +106,31 @@ class Budget:
 
     def _fits(self, plan: Plan, region: int) -> bool:
         return self.room is None or region_bytes(plan, region) <= self._for_regions
+
+
+_left = 0  # bytes that the last run of this process took and the next one will use again
+
+
+@contextmanager
+def left_for_the_next() -> Iterator[None]:
+    """A run; what the process holds after it beyond what it held before is free for the next.
+
+    Allocators keep the memory of regions that are done.
+    """
+    global _left
+    before = _held()
+    try:
+        yield
+    finally:
+        _left = max(0, _rss() - before)
+
+
+def _held() -> int:
+    return max(0, _rss() - _left)
+
+
+def _rss() -> int:
+    return int(psutil.Process().memory_info().rss)
 
 
 def region_bytes(plan: Plan, region: int) -> int:

@@ -140,7 +140,9 @@ class Report:
     def write(self, path: Path) -> None:
         """Write ``run.json``."""
         with atomic_write(path) as file:
-            file.write(json.dumps(self.facts, indent=2, ensure_ascii=False).encode() + b"\n")
+            text = json.dumps(self.facts, indent=2, ensure_ascii=False)
+            # names of files need not be Unicode: what is not becomes an escape of JSON
+            file.write(text.encode(errors="backslashreplace") + b"\n")
 
 
 def peak_rss_bytes() -> int:

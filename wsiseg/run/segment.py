@@ -23,7 +23,7 @@ from wsiseg.engine.store import RunFolder
 from wsiseg.export.write import write_all
 from wsiseg.image.slide import Slide
 from wsiseg.run.job import Job
-from wsiseg.run.memory import Budget
+from wsiseg.run.memory import Budget, left_for_the_next
 from wsiseg.run.plan import Plan, plan_of
 from wsiseg.run.preview import write_run_preview
 from wsiseg.run.regions import OnProgress, Regions, compute
@@ -75,34 +75,54 @@ def run(
     for warning in plan.warnings:
         notice(f"warning: {warning}")
     budget = Budget.of(job)
-    with RunFolder.open(
-        job.out,
-        key=plan.key,
-        parts=plan.parts,
-        grid=plan.grid(budget.region(plan, job.region)),
-        fresh=job.fresh,
-        resume=job.resume,
-    ) as folder:
+    with (
+        left_for_the_next(),
+        RunFolder.open(
+            job.out,
+            key=plan.key,
+            parts=plan.parts,
+            grid=plan.grid(budget.region(plan, job.region)),
+            fresh=job.fresh,
+            resume=job.resume,
+        ) as folder,
+    ):
         if folder.grid_changed:
             notice(f"the regions of the earlier run are kept: {folder.grid['region']} px")
         report = Report.begin(job, plan, folder, began)
         regions = compute(
             job, plan, folder, budget, report, executor=executor, on_progress=on_progress
         )
-        _files(job, plan, folder, report, regions)
+        _files(job, plan, folder, report, regions, on_progress)
         report.finish(peak_rss_bytes())
         report.write(folder.file("run.json"))
         return report
 
 
-def _files(job: Job, plan: Plan, folder: RunFolder, report: Report, regions: Regions) -> None:
-    """Stitch and write every file of the run."""
+def _files(
+    job: Job,
+    plan: Plan,
+    folder: RunFolder,
+    report: Report,
+    regions: Regions,
+    on_progress: OnProgress | None,
+) -> None:
+    """Stitch and write every file of the run; ``on_progress`` is called for each batch, too."""
     paths = [folder.file(name) for name in job.files.values()]
     with report.rest("write"):
-        written = write_all(_batches(plan, folder, regions, report), paths)
+        batches = _batches(plan, folder, regions, report)
+        written = write_all(_told(batches, report, on_progress), paths)
     report.written(written.cells, written.dropped)
     with report.clock("preview"):
         write_run_preview(plan, Cells.open(folder.path), folder.file("preview.png"))
+
+
+def _told(
+    batches: Iterator[CellBatch], report: Report, on_progress: OnProgress | None
+) -> Iterator[CellBatch]:
+    for batch in batches:
+        yield batch
+        if on_progress:  # a sign of life: files of a large slide take long
+            on_progress(report.progress())
 
 
 def _batches(

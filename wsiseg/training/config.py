@@ -269,6 +269,13 @@ def _check_choices(config: TrainConfig) -> None:
 def _check_start(config: TrainConfig) -> None:
     if isinstance(config.start, str):
         raise SettingsError(f"start must be a tuple of texts, got {config.start!r}")
+    if "" in config.start:
+        raise SettingsError("from must name weights, got ''")
+    if len(config.start) > 1 and config.model.licence_file is None:
+        raise SettingsError(
+            "model.licence_file is missing: the mean of several weights needs a text with the "
+            "licences of all of them"
+        )
     if config.schedule.steps == 0 and not config.start:
         raise SettingsError("schedule.steps must be 1 or more where no weights are started from")
 

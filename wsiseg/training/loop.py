@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from wsiseg.cores import cores
 from wsiseg.errors import ModelError
 from wsiseg.model.unet.network import normalised
 from wsiseg.model.zoo import best_precision
@@ -65,7 +65,7 @@ def run_steps(
 
     Raises ModelError where a loss is not finite: the state is then that of the step before.
     """
-    machine, threads = settled(machine), machine.threads or _cores()
+    machine, threads = settled(machine), machine.threads or cores()
     scaler = torch.amp.GradScaler(machine.device, enabled=machine.precision == "fp16")
     if state.scaling:
         scaler.load_state_dict(state.scaling)
@@ -87,13 +87,6 @@ def run_steps(
         state.step = step + 1
         values = {name: float(value.detach()) for name, value in found.items()}
         yield Report(step, values, schedule.rate_at(step), time.perf_counter() - began)
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _batches(crops: Crops, start: int, stop: int, machine: Machine) -> Iterator[dict[str, Tensor]]:

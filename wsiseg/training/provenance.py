@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,16 @@ from wsiseg.model.licence import OPEN, is_open
 from wsiseg.model.weights import LICENCE_NAME, Weights
 from wsiseg.training.config import TrainConfig
 
-__all__ = ["OWN", "RESEARCH_ONLY", "Terms", "card_of", "spdx_of", "terms_of"]
+__all__ = [
+    "OWN",
+    "RESEARCH_ONLY",
+    "Terms",
+    "all_of",
+    "card_of",
+    "licence_of",
+    "spdx_of",
+    "terms_of",
+]
 
 RESEARCH_ONLY = "LicenseRef-research-use-only"
 """SPDX reference where data are not open, or nobody has said what they are."""
@@ -78,8 +87,14 @@ def _derived(rows: Sequence[dict[str, Any]], start: Weights | None) -> str:
     stated = [licence for row in rows for licence in row["licences"] if licence != OWN]
     names = [spdx_of(licence) or RESEARCH_ONLY for licence in stated]
     if start is not None:
-        names.insert(0, _licence_of(start) or RESEARCH_ONLY)
-    return " AND ".join(f"({n})" if " OR " in n else n for n in dict.fromkeys(names))
+        names = [*(licence_of(start) or RESEARCH_ONLY).split(" AND "), *names]
+    return all_of(names)
+
+
+def all_of(licences: Iterable[str]) -> str:
+    """SPDX expression of what is under each of ``licences``; "" where none is given."""
+    names = dict.fromkeys(name or RESEARCH_ONLY for name in licences)
+    return " AND ".join(f"({n})" if " OR " in n and n[0] != "(" else n for n in names)
 
 
 def _closed(rows: Sequence[dict[str, Any]], start: Weights | None) -> str:
@@ -89,12 +104,13 @@ def _closed(rows: Sequence[dict[str, Any]], start: Weights | None) -> str:
         for licence in row["licences"]
         if licence != OWN and not spdx_of(licence)
     ]
-    if start is not None and not is_open(_licence_of(start)):
-        found.insert(0, f"{start.facts['spec']['name']} ({_licence_of(start) or 'none stated'})")
+    if start is not None and not is_open(licence_of(start)):
+        found.insert(0, f"{start.facts['spec']['name']} ({licence_of(start) or 'none stated'})")
     return ", ".join(dict.fromkeys(found))
 
 
-def _licence_of(weights: Weights) -> str:
+def licence_of(weights: Weights) -> str:
+    """SPDX expression that ``weights`` state; "" where they state none."""
     return str(weights.facts["spec"].get("licence") or "")
 
 
@@ -152,7 +168,7 @@ def _licence_text(start: Weights) -> str:
     path = None if start.path is None else start.path.parent / LICENCE_NAME
     if path is not None and path.is_file():
         return path.read_text(encoding="utf-8", errors="replace")
-    return _licence_of(start) or "not stated"
+    return licence_of(start) or "not stated"
 
 
 def card_of(facts: dict[str, Any]) -> str:

@@ -43,10 +43,10 @@ def pixel_size(
         return None, f"no {source}"
     factor = UM_PER_UNIT.get(str(unit).strip().lower())
     if factor is None:
-        return None, f"{source} is in {str(unit)!r}, which is not a length"
+        return None, f"{source} is in a unit that is not a length"  # not said: it may be any text
     values = number(y if y is not None else x), number(x if x is not None else y)
     if values[0] is None or values[1] is None:
-        return None, f"{source} is {str(y)!r}, {str(x)!r}, which is not a number"
+        return None, f"{source} is not a number"
     return (values[0] * factor, values[1] * factor), source
 
 

@@ -173,7 +173,8 @@ def _axes(multiscales: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
     given = multiscales.get("axes") or list(AXES)  # 0.1 and 0.2 had no other order
     names = [a["name"] if isinstance(a, dict) else str(a) for a in given]
     if not {"y", "x"} <= set(names) or not set(names) <= set(AXES) or len(set(names)) < len(names):
-        raise UnsupportedFormatError(f"axes {names} are not y and x with some of t, c, z")
+        known = [name if name in AXES else "another" for name in names]
+        raise UnsupportedFormatError(f"axes {known} are not y and x with some of t, c, z")
     units = {a["name"]: str(a["unit"]) for a in given if isinstance(a, dict) and a.get("unit")}
     return "".join(names), units
 
