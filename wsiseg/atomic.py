@@ -110,13 +110,17 @@ def temporary_name(token: str = "") -> str:
     return f".wsiseg-{os.getpid()}-{uuid4().hex[:8]}-{token}.tmp"
 
 
-def write_new(path: Path, parts: Iterable[bytes]) -> None:
-    """Create ``path``, write ``parts`` and sync it; nothing is left behind if that fails."""
+def write_new(path: Path, parts: Iterable[bytes], *, durable: bool = True) -> None:
+    """Create ``path``, write ``parts`` and sync it; nothing is left behind if that fails.
+
+    Without ``durable`` it is not synced: a power cut may lose it, or what it holds.
+    """
     with path.open("xb") as file:
         try:
             file.writelines(parts)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         except BaseException:
             with suppress(OSError):
                 path.unlink()

@@ -101,7 +101,7 @@ def segment(
     z: Plane = None,
     region: Annotated[
         int, typer.Option(help="Side of a region, px of the model's lattice; never the result.")
-    ] = 2048,
+    ] = 1536,
     workers: Annotated[
         int | None,
         typer.Option(help="Worker processes (dask); default threads on all cores, 0 one thread."),

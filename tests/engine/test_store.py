@@ -375,14 +375,14 @@ def test_a_writer_succeeded_while_it_writes_is_fenced_off(
     old, successors = start(tmp_path), []
     write_new = module.write_new
 
-    def slow_write(path: Path, parts: list[bytes]) -> None:
+    def slow_write(path: Path, parts: list[bytes], **how: bool) -> None:
         if when == "after":
-            write_new(path, parts)
+            write_new(path, parts, **how)
         old.close()
         monkeypatch.setattr(module, "write_new", write_new)
         successors.append(start(tmp_path))
         if when == "before":
-            write_new(path, parts)
+            write_new(path, parts, **how)
 
     monkeypatch.setattr(module, "write_new", slow_write)
     with pytest.raises(RunFolderError, match="fenced"):

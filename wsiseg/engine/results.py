@@ -11,7 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from wsiseg.atomic import publish, temporary_name, write_new, writing
+from wsiseg.atomic import temporary_name, write_new, writing
 from wsiseg.engine.blob import HEADER_SIZE, Arrays, Label, pack, sealed_size, unpack
 from wsiseg.engine.lock import current_token
 from wsiseg.errors import RunFolderError
@@ -43,10 +43,12 @@ class RegionStore:
     def save(
         self, number: int, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]
     ) -> None:
-        """Publish the result of region ``number``: whole and durable, or not at all.
+        """Publish the result of region ``number``: whole, or not at all.
 
-        ``arrays`` of any shape (bool, integers, floats), ``meta`` plain JSON without NaN. Raises
-        OutputError where the disk does not allow it, RunFolderError where the run is fenced off.
+        Not synced, which costs as much as decoding: what a power cut tears, its seal shows, and it
+        is computed anew. ``arrays`` of any shape (bool, integers, floats), ``meta`` plain JSON
+        without NaN. Raises OutputError where the disk does not allow it, RunFolderError where the
+        run is fenced off.
         """
         self.put(region_name(number), arrays, meta)
 
@@ -61,9 +63,9 @@ class RegionStore:
         temporary = target.parent / temporary_name(self.token)
         with writing(target):
             try:
-                write_new(temporary, parts)
+                write_new(temporary, parts, durable=False)
                 self._check_token()  # as late as possible
-                publish(temporary, target)
+                os.replace(temporary, target)
             except FileNotFoundError:
                 self._check_token()  # a successor has swept our file away
                 raise

@@ -50,7 +50,7 @@ class Job:
     """"auto" (find it), "none" (the whole slide), or a GeoJSON file that limits the run."""
     stain: str = "default"
     """"default" (the model's own vectors) or "macenko" (estimated from the slide's tissue)."""
-    region: int = 2048
+    region: int = 1536
     """Side of a region, px of the model's lattice: speed and memory, never the result."""
     workers: int | None = None
     """None: threads on all cores; 0: one thread; N: N dask worker processes."""

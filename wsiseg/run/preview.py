@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import shapely
+from numpy.typing import NDArray
 
 from wsiseg.cells.batch import CellBatch, concatenate
 from wsiseg.cells.layer import Cells
@@ -17,13 +18,21 @@ from wsiseg.geometry import Box
 if TYPE_CHECKING:
     from wsiseg.run.plan import Plan
 
-__all__ = ["write_run_preview"]
+__all__ = ["thumbnail_of", "write_run_preview"]
 
 _THUMBNAIL = 2000  # px along the longer side
 
 
-def write_run_preview(plan: Plan, cells: Cells, path: Path) -> None:
-    """Write ``preview.png`` for the ``cells`` of ``plan``; they are streamed twice."""
+def thumbnail_of(plan: Plan) -> NDArray[np.uint8]:
+    """The whole slide as the preview shows it, (H, W, 3)."""
+    return plan.slide.thumbnail(_THUMBNAIL)
+
+
+def write_run_preview(plan: Plan, cells: Cells, thumbnail: NDArray[np.uint8], path: Path) -> None:
+    """Write ``preview.png`` for the ``cells`` of ``plan``; they are streamed twice.
+
+    ``thumbnail`` is that of ``thumbnail_of``.
+    """
     slide = plan.slide
     height, width = slide.space.shape
     mpp = None if slide.mpp is None else float(np.sqrt(slide.mpp[0] * slide.mpp[1]))
@@ -31,7 +40,7 @@ def write_run_preview(plan: Plan, cells: Cells, path: Path) -> None:
     field = pick_field(density, field_side(mpp))
     preview = Preview(
         name=Path(slide.uri).name,
-        thumbnail=slide.thumbnail(_THUMBNAIL),
+        thumbnail=thumbnail,
         density=density,
         field=field,
         field_rgb=slide.read_level(0, field),

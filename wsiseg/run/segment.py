@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from wsiseg.image.slide import Slide
 from wsiseg.run.job import Job
 from wsiseg.run.memory import Budget, left_for_the_next
 from wsiseg.run.plan import Plan, plan_of
-from wsiseg.run.preview import write_run_preview
+from wsiseg.run.preview import thumbnail_of, write_run_preview
 from wsiseg.run.regions import OnProgress, Regions, compute
 from wsiseg.run.report import Report, peak_rss_bytes
 
@@ -108,12 +109,15 @@ def _files(
 ) -> None:
     """Stitch and write every file of the run; ``on_progress`` is called for each batch, too."""
     paths = [folder.file(name) for name in job.files.values()]
-    with report.rest("write"):
-        batches = _batches(plan, folder, regions, report)
-        written = write_all(_told(batches, report, on_progress), paths)
+    with ThreadPoolExecutor(1) as beside:
+        thumbnail = beside.submit(thumbnail_of, plan)
+        with report.rest("write"):
+            batches = _batches(plan, folder, regions, report)
+            written = write_all(_told(batches, report, on_progress), paths)
     report.written(written.cells, written.dropped)
     with report.clock("preview"):
-        write_run_preview(plan, Cells.open(folder.path), folder.file("preview.png"))
+        cells = Cells.open(folder.path)
+        write_run_preview(plan, cells, thumbnail.result(), folder.file("preview.png"))
 
 
 def _told(

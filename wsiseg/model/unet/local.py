@@ -23,6 +23,7 @@ from wsiseg.model import distance, hv
 from wsiseg.model.base import Maps, ModelSpec
 from wsiseg.model.flood import Immersion
 from wsiseg.model.unet import openvino
+from wsiseg.model.unet.allocator import keep_freed_memory
 from wsiseg.model.unet.fused import available, fused_on_grid
 from wsiseg.model.unet.lanes import Lanes
 from wsiseg.model.unet.network import (
@@ -94,6 +95,7 @@ class UNetModel:
         batch: int | None = None,
     ) -> None:
         self._weights, self._how = weights, _How(device, precision, mirrored)
+        keep_freed_memory()
         self.config, self._rule, spec = _understood(weights)
         self._net = _placed(_built(self.config, weights), self._how)
         self._fused = not self._how.on_openvino and self._how.place.type == "cpu" and available()
