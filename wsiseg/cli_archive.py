@@ -75,6 +75,10 @@ def batch(
         float | None,
         typer.Option(help="Seconds without progress after which a slide hangs; default 1800."),
     ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="Running dask scheduler, tcp://HOST:PORT, whose workers do the regions."),
+    ] = None,
     shard: Annotated[
         str | None, typer.Option(help="i/N: the i-th of N parts, which need no scheduler.")
     ] = None,
@@ -95,7 +99,8 @@ def batch(
         raise SettingsError(f"--log must be text or json, got {log!r}")
     formats = [f.strip() for f in format.split(",") if f.strip()] if format else None
     settings = {"model": model, "stain": stain, "device": device, "formats": formats}
-    policy = {"workers": workers, "attempts": attempts, "timeout_s": timeout}
+    policy: dict[str, Any] = {"workers": workers, "attempts": attempts, "timeout_s": timeout}
+    policy |= {"scheduler": scheduler, "max_failures": max_failures}
     request = Request.of(
         source,
         config=config,
@@ -105,7 +110,6 @@ def batch(
         fresh=not resume,
         shard=shard,
         max_memory=_memory(max_memory),
-        max_failures=max_failures,
         **settings,
         **policy,
     )
@@ -208,6 +212,8 @@ def _teller(log: str, slides: int) -> Callable[[Record], None]:
 
 
 def _summary(outcome: Outcome) -> str:
+    from wsiseg.archive.faults import AGAIN_NEXT_TIME
+
     done, failed = outcome.of("done"), outcome.of("failed")
     cells = sum(record.cells or 0 for record in done)
     lines = [
@@ -219,7 +225,7 @@ def _summary(outcome: Outcome) -> str:
         lines.append(f"  ... and {len(failed) - 10:,} more: see {outcome.archive / 'status.md'}")
     if outcome.broken:
         lines.append(f"  stopped: {outcome.broken}")
-    if failed:
+    if any(record.code not in AGAIN_NEXT_TIME for record in failed):
         lines.append("  mend them or the manifest, then the same command with --retry-failed")
     lines.append(f"  {outcome.archive / 'cohort.parquet'}: a row per slide")
     lines.append(f"  {outcome.archive / 'cells'}: all cells, for GeoPandas, DuckDB and dask")

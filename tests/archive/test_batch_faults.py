@@ -212,6 +212,30 @@ def test_after_everything_was_killed_the_same_command_goes_on(
     all_as_undisturbed(out, truth, kit)
 
 
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.soak)])
+def test_whenever_everything_is_killed_nothing_is_torn(
+    kills: int, many: Path, big_slide: Path, tmp_path: Path, truth: Truth, kit: Any
+) -> None:
+    shutil.copyfile(big_slide, many / "big.tiff")
+    config = tmp_path / "job.toml"
+    config.write_text("region = 256\n")
+    out, rng = tmp_path / "out", random.Random(kills)
+    for _ in range(kills):
+        process = kit.start(many, out, "--config", config, "--workers", 2)
+        kit.until(lambda p=process: kit.children(p) or p.poll() is not None)
+        time.sleep(2 + 6 * rng.random())
+        workers = kit.children(process) if process.poll() is None else []
+        process.kill()
+        process.wait()
+        _, alive = psutil.wait_procs(workers, timeout=10)
+        assert alive == []
+        assert kit.torn(out) == []
+    assert kit.batch(many, out, "--config", config).returncode == 0
+    all_as_undisturbed(out, truth, kit)
+    assert kit.wsiseg("verify", out).returncode == 0
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("number", "code", "state"),
@@ -278,11 +302,14 @@ def test_a_second_batch_in_the_folder_is_refused_and_the_first_goes_on(
     out, (source, config) = tmp_path / "out", one_big
     process = kit.start(source, out, "--config", config, "--workers", 1)
     kit.until(lambda: regions(out) > 0)
+    worker = kit.children(process)[0]
+    worker.suspend()  # so that the first is at work for as long as we look
     second = kit.batch(source, out, "--config", config)
     assert second.returncode == LOCKED
     assert str(process.pid) in second.stderr
     shard = kit.batch(source, out, "--config", config, "--shard", "1/2")
     assert shard.returncode == LOCKED
+    worker.resume()
     assert process.wait(200) == 0
     all_as_undisturbed(out, truth, kit)
 
@@ -341,6 +368,27 @@ def test_a_read_only_archive_is_refused(
     assert done.returncode == FAILED
     assert "read-only" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_workers_that_cannot_start_end_the_batch_at_once(
+    many: Path, tmp_path: Path, truth: Truth, kit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An installation that lacks a library; mended, the next batch asks for nothing."""
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "sitecustomize.py").write_text(
+        "import sys\nif '-m' in sys.orig_argv and 'wsiseg.archive.worker' in sys.orig_argv:\n"
+        "    sys.modules['numba'] = None\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(broken))
+    done = kit.batch(many, tmp_path / "out", "--workers", 1)
+    assert done.returncode == FAILED
+    assert "worker processes cannot start" in done.stderr
+    codes = [(r.state, r.code) for r in kit.records(tmp_path / "out").values()]
+    assert sorted(codes, key=str) == [("failed", "worker"), ("pending", None), ("pending", None)]
+    monkeypatch.delenv("PYTHONPATH")
+    assert kit.batch(many, tmp_path / "out", "--workers", 1).returncode == 0
+    all_as_undisturbed(tmp_path / "out", truth, kit)
 
 
 def test_one_flipped_bit_in_a_stored_region_is_found_and_mended(

@@ -41,6 +41,7 @@ def because(error: Exception, *causes: BaseException) -> Exception:
         (UnreadableSlideError("m"), "unreadable", False, False),
         (UnsupportedFormatError("m"), "unsupported-format", False, False),
         (SettingsError("m"), "settings", False, False),
+        (because(SettingsError("m"), TimeoutError("m")), "cluster", True, True),
         (ModelError("m"), "model", False, False),
         (ForeignFolderError("m"), "foreign-folder", False, False),
         (LockedError("m"), "locked", True, False),

@@ -99,4 +99,6 @@ def _environment() -> dict[str, str]:
     """Ours, with this package to be found by the child as well."""
     home = str(Path(wsiseg.__file__).parents[1])
     paths = [*filter(None, [os.environ.get("PYTHONPATH")]), home]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    # every slide has new threads; glibc would give each of them a heap of its own, up to 8 per
+    # core, and keep all: 690 MB after 45 small slides, against a steady 410 with two of them
+    return {"MALLOC_ARENA_MAX": "2"} | os.environ | {"PYTHONPATH": os.pathsep.join(paths)}

@@ -32,7 +32,7 @@ _FIXED = {
     "slide": "slides come from the manifest",
     "out": "each slide has its folder in the archive",
     "workers": "it belongs in [batch]",
-    "scheduler": "a batch has its own workers",
+    "scheduler": "it belongs in [batch]",
     "fresh": "it is --fresh of the command",
     "resume": "a batch always resumes",
 }
@@ -54,12 +54,16 @@ class Policy:
     """What regions at work get to finish when the batch is told to stop."""
     max_failures: int | None = None
     """Start no more slides after so many have failed; None: never mind."""
+    scheduler: str | None = None
+    """Address of a running dask scheduler (tcp://HOST:PORT): regions of the slides at work run on
+    all of its workers; the processes here open slides, stitch and write."""
 
     def __post_init__(self) -> None:
         for name, low in (("workers", 1), ("attempts", 1), ("max_failures", 1)):
             _expect(name, getattr(self, name), low, whole=True)
         for name, low in (("timeout_s", 1), ("backoff_s", 0), ("grace_s", 0)):
             _expect(name, getattr(self, name), low, whole=False)
+        Job(slide="", out=Path(), scheduler=self.scheduler)  # says what an address looks like
 
 
 def read_config(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Policy]:

@@ -158,7 +158,8 @@ class Drive:
             self.broken = fault
 
     def _put_back(self, job: _Job, fault: Fault) -> None:
-        job.alone = fault.code == "out-of-memory" or job.faults + 1 >= self._policy.attempts
+        last = job.faults + 1 >= self._policy.attempts and not fault.archive
+        job.alone = last or fault.code == "out-of-memory"
         if job.alone:
             self._alone.append(job)
             return

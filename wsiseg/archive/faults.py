@@ -30,7 +30,7 @@ from wsiseg.errors import (
 
 __all__ = ["AGAIN_NEXT_TIME", "Fault", "InputChangedError", "death", "fault_of"]
 
-AGAIN_NEXT_TIME = ("disk-full", "read-only", "output", "locked", "input-io")
+AGAIN_NEXT_TIME = ("disk-full", "read-only", "output", "locked", "input-io", "cluster", "worker")
 """Codes of failures that are no property of the slide: the next batch tries it again unasked."""
 
 _LONGEST = 600  # characters of a message
@@ -94,6 +94,8 @@ def fault_of(error: BaseException) -> Fault:
             return Fault("missing-file", "FileNotFoundError", told(error))
         if numbers & _STORAGE:
             return Fault("input-io", _name(chain[-1]), told(error), again=True)
+    if isinstance(error, SettingsError) and any(isinstance(e, OSError) for e in chain):
+        return Fault("cluster", _name(chain[-1]), told(error), again=True, archive=True)
     for kind, code, again in _CODES:
         if isinstance(error, kind):
             return Fault(code, _name(chain[-1]), told(error), again)

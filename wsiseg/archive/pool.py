@@ -115,6 +115,8 @@ class Processes:
                 yield from self._ended(child, answer["status"])
             elif kind in ("ready", "began"):
                 child.ready = True
+            elif kind == "unfit":
+                yield from self._unfit(child, Fault(**answer["fault"]))
             elif child.task is not None:
                 yield from self._told(child, child.task, kind, answer)
 
@@ -130,6 +132,15 @@ class Processes:
         if broken or child.done >= self.SLIDES:
             self._drop(child)
         yield Event(kind, task.slide_id, facts, fault)
+
+    def _unfit(self, child: Child, why: Fault) -> Iterator[Event]:
+        """A process that could not even start, as no other could."""
+        task = child.task
+        self._drop(child)
+        if task is not None:
+            message = f"worker processes cannot start: {why.message}"
+            fault = Fault("worker", why.cause, message, archive=True)
+            yield Event("failed", task.slide_id, fault=fault)
 
     def _ended(self, child: Child, status: int) -> Iterator[Event]:
         task = child.task

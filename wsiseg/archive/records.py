@@ -30,6 +30,8 @@ CODES = {
     "out-of-memory": "memory was exhausted, also with one region at work and no slide beside it",
     "input-io": "the storage of the slide failed, in every attempt",
     "input-changed": "the slide was replaced while it was read, in every attempt",
+    "cluster": "no scheduler with a worker answered at the address of --scheduler",
+    "worker": "worker processes cannot start: the installation is not complete",
     "locked": "another run is at work in its folder",
     "disk-full": "the archive's disk or quota is full",
     "read-only": "the archive cannot be written",

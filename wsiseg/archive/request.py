@@ -18,6 +18,7 @@ from wsiseg.archive.folder import Shard
 from wsiseg.archive.rows import SlideRow
 from wsiseg.archive.scan import rows_of
 from wsiseg.archive.stamp import hash_of
+from wsiseg.cores import cores
 from wsiseg.engine.numerics import ALGORITHM
 from wsiseg.errors import SettingsError
 from wsiseg.model.shipped import shipped
@@ -27,6 +28,7 @@ from wsiseg.run.job import Job
 
 __all__ = ["Request", "parse_shard"]
 
+_ON_CLUSTER = 3  # slides: while one is opened and one is written, there are regions of another
 _PER_WORKER = 3 << 30  # bytes: libraries, a network, and a region at work
 _CELLS = ("mpp", "scene", "z", "tissue", "stain", "device", "precision", "batch", "tta", "simplify")
 """Settings that change cells; others may differ from one batch of an archive to the next."""
@@ -95,24 +97,28 @@ class Request:
         """Slides at once."""
         if self.policy.workers is not None:
             return self.policy.workers
+        if self.policy.scheduler is not None:
+            return _ON_CLUSTER
         if self.settings.get("device", "cpu") != "cpu":
             return 1
         fitting = psutil.virtual_memory().available // _PER_WORKER
-        return int(max(1, min(_cores(), fitting, len(self.rows))))
+        return int(max(1, min(cores(), fitting, len(self.rows))))
 
     @property
     def threads(self) -> int | None:
         """Regions at once of each slide; None: its own process decides."""
-        if self.workers == 1:
+        if self.workers == 1 or self.policy.scheduler is not None:
             return None
-        return 1 if "max_memory" in self.settings else max(1, _cores() // self.workers)
+        return 1 if "max_memory" in self.settings else max(1, cores() // self.workers)
 
     def job_settings(self, row: SlideRow) -> dict[str, Any]:
         """Settings of the Job of a slide."""
         settings = {"model": self.model} | self.settings | row.settings
-        if "max_memory" in settings:
-            settings["max_memory"] = _bytes(settings["max_memory"]) // self.workers
-        return settings
+        on_cluster = self.policy.scheduler is not None
+        if "max_memory" in settings:  # of a cluster, it is that of each of its workers
+            share = 1 if on_cluster else self.workers
+            settings["max_memory"] = _bytes(settings["max_memory"]) // share
+        return settings | ({"scheduler": self.policy.scheduler} if on_cluster else {})
 
     def parts(self) -> dict[str, Any]:
         """What all slides of an archive share, and what its results depend on."""
@@ -171,8 +177,3 @@ def _bytes(value: Any) -> int:
     memory = Job(slide="", out=Path(), max_memory=value).max_memory
     assert memory is not None
     return memory
-
-
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return max(1, len(affinity(0)) if affinity else os.cpu_count() or 1)

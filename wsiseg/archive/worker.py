@@ -27,7 +27,7 @@ class Stopped(BaseException):
     """SIGTERM arrived."""
 
 
-def main() -> int:
+def main() -> NoReturn:
     """Serve tasks until standard input ends."""
     _end_with_parent()
     answers = _private_output()
@@ -39,7 +39,11 @@ def main() -> int:
         serve(tasks, answers)
     except Stopped:
         _say(answers, {"event": "stopped"})
-    return 0
+    except BaseException as error:
+        from wsiseg.archive.faults import fault_of
+
+        _say(answers, {"event": "unfit", "fault": fault_of(error).plain()})
+    os._exit(0)  # Python itself would wait for the thread that listens
 
 
 def serve(tasks: queue.SimpleQueue[dict[str, Any]], answers: int) -> NoReturn:
@@ -61,6 +65,7 @@ def serve(tasks: queue.SimpleQueue[dict[str, Any]], answers: int) -> NoReturn:
                 facts = measure(task, models)
             else:
                 facts = segment_slide(task, models, show)
+            _trim_memory()
             _say(answers, {"event": "done", "facts": facts, "loaded": models.loaded})
         except Exception as error:
             _say(answers, {"event": "failed", "fault": fault_of(error).plain()})
@@ -96,6 +101,12 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, prctl(2)
 
 
+def _trim_memory() -> None:
+    """Give freed memory back, which glibc would keep in pieces, more with every slide."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _stop(*_: object) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Stopped
@@ -108,4 +119,4 @@ def _say(answers: int, what: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
