@@ -13,6 +13,7 @@ Each is also a builtin, so that code which knows nothing of wsiseg can catch it:
     ├── OutOfMemoryError (MemoryError)          a single forward does not fit into memory
     ├── RegionError (RuntimeError)              work on one region failed; names the region
     ├── RunFolderError (OSError)                the run folder cannot be used
+    │   ├── DamagedFolderError (ValueError)       what it says of itself cannot be read
     │   ├── ForeignFolderError (FileExistsError)  it holds files that are not ours
     │   ├── KeyMismatchError (ValueError)         it holds another run
     │   ├── LockedError (BlockingIOError)         another run works in it
@@ -25,6 +26,7 @@ Each is also a builtin, so that code which knows nothing of wsiseg can catch it:
 from __future__ import annotations
 
 __all__ = [
+    "DamagedFolderError",
     "ForeignFolderError",
     "InputFileError",
     "InterruptedRunError",
@@ -95,6 +97,10 @@ class RunFolderError(WsisegError, OSError):
 
 class ForeignFolderError(RunFolderError, FileExistsError):
     """The folder holds files that wsiseg did not write."""
+
+
+class DamagedFolderError(RunFolderError, ValueError):
+    """What the folder says of its run is damaged: it can only be started over."""
 
 
 class KeyMismatchError(RunFolderError, ValueError):

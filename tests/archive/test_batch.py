@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 
 import wsiseg
+from wsiseg.archive.folder import ArchiveFolder
 from wsiseg.archive.rows import SlideRow
+from wsiseg.atomic import temporary_name
 from wsiseg.errors import (
     ForeignFolderError,
+    InputFileError,
     KeyMismatchError,
     SettingsError,
     UnknownModelError,
@@ -233,3 +236,40 @@ def test_a_config_file_sets_jobs_and_policy(small_slides: Path, tmp_path: Path) 
 def test_run_json_names_no_other_folder_than_the_slides(archive: Path) -> None:
     found = json.loads((archive / "slides" / "case-0" / "run.json").read_text())
     assert found["slide"]["uri"].endswith("case-0.tiff")
+
+
+@pytest.mark.parametrize(
+    ("ids", "says"), [(("../../out-of-it",), "holds"), (("s", "S"), "more than one slide")]
+)
+def test_rows_from_code_are_held_to_the_rules_of_a_manifest(
+    small_slides: Path, tmp_path: Path, ids: tuple[str, ...], says: str
+) -> None:
+    rows = [SlideRow(name, str(small_slides / f"case-{k}.tiff")) for k, name in enumerate(ids)]
+    with pytest.raises(InputFileError, match=says):
+        wsiseg.batch(rows, tmp_path / "out", **MODEL)
+
+
+def test_a_shard_that_starts_leaves_what_others_are_writing(tmp_path: Path) -> None:
+    folder = ArchiveFolder(tmp_path)
+    folder.claim()
+    other = tmp_path / temporary_name()
+    other.write_text("half of status.json")
+    with folder.locked((1, 2)):
+        assert other.exists()
+    with folder.locked(None):
+        assert not other.exists()
+
+
+def test_failures_of_slides_that_are_not_asked_for_stay(small_slides: Path, tmp_path: Path) -> None:
+    rows = [
+        SlideRow("lost", str(tmp_path / "lost.tiff")),
+        SlideRow("case-0", str(small_slides / "case-0.tiff")),
+    ]
+    first = wsiseg.batch(rows, tmp_path / "out", workers=1, only=["lost"], **MODEL)
+    assert [r.code for r in first.of("failed")] == ["missing-file"]
+    again = wsiseg.batch(
+        rows, tmp_path / "out", workers=1, only=["case-0"], retry_failed=True, **MODEL
+    )
+    assert [r.slide_id for r in again.of("done")] == ["case-0"]
+    assert [r.code for r in again.of("failed")] == ["missing-file"]
+    assert not again.ok

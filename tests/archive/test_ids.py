@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wsiseg.archive.dataset import part_of
 from wsiseg.archive.ids import check_id, folded, ids_of, stem_of
 from wsiseg.errors import InputFileError
 
@@ -65,3 +66,14 @@ def test_ids_of_any_script_are_welcome(slide_id: str) -> None:
 
 def test_stems_know_double_endings() -> None:
     assert [stem_of(n) for n in ("a.ome.tiff", "a.b.svs", ".svs")] == ["a", "a.b", ".svs"]
+
+
+@given(
+    st.lists(st.text(alphabet="中文字é a.b-", min_size=60, max_size=150), min_size=1, unique=True)
+)
+def test_ids_of_long_names_fit_a_folder_also_as_urls_quote_them(names: list[str]) -> None:
+    ids = ids_of([f"{name}.svs" for name in names])
+    for slide_id in ids:
+        assert check_id(slide_id, "here") == slide_id
+        assert len(part_of(Path("x"), slide_id).parent.name.encode()) <= 255
+    assert len({folded(slide_id) for slide_id in ids}) == len(names)

@@ -24,11 +24,13 @@ def verify_archive(archive: str | os.PathLike[str]) -> Verdict:
     folder.must_exist()
     records = folder.records()
     undone = [r.slide_id for r in records.values() if r.state != "done"]
-    redone = (
-        *(f"slides/{slide_id}/" for slide_id in undone),
-        *(part_of(folder.root, i).relative_to(folder.root).as_posix() for i in undone),
-    )
-    stored = {k: v for k, v in read_sums(folder.root).items() if not k.startswith(redone)}
+    parts = {part_of(folder.root, i).relative_to(folder.root).as_posix() for i in undone}
+    redone = parts | {f"slides/{slide_id}" for slide_id in undone}
+    stored = {
+        name: value
+        for name, value in read_sums(folder.root).items()
+        if name not in redone and "/".join(name.split("/")[:2]) not in redone
+    }
     expected = stored | sums_of(folder.root, records.values())  # records are the newer ones
     if not expected:
         raise InputFileError(f"{folder.root}: no slide is done yet: there is nothing to verify")

@@ -15,8 +15,8 @@ import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import quote
 
+from wsiseg.archive.ids import quoted
 from wsiseg.atomic import atomic_path, make_folder, publish, temporary_name, writing
 
 __all__ = ["CELLS", "PART", "add_part", "drop_part", "part_of"]
@@ -28,7 +28,7 @@ PART = "cells.parquet"
 
 def part_of(root: Path, slide_id: str) -> Path:
     """Where the cells of a slide are in the data set of the archive ``root``."""
-    return root / CELLS / f"slide_id={quote(slide_id, safe=' ')}" / PART
+    return root / CELLS / f"slide_id={quoted(slide_id)}" / PART
 
 
 def add_part(root: Path, slide_id: str, cells: Path) -> None:
@@ -53,4 +53,5 @@ def drop_part(root: Path, slide_id: str) -> None:
     target = part_of(root, slide_id)
     with writing(target), suppress(FileNotFoundError):
         target.unlink()
+    with suppress(OSError):  # it may hold files that others have put there
         target.parent.rmdir()

@@ -102,8 +102,9 @@ class ArchiveFolder:
                 make_folder(self.state(shard))
                 stack.enter_context(RunLock(self.state(shard)))
                 self._must_be_free_of_others(shard)
-            for folder in (self.state(shard), self.root):
-                remove_temporaries(folder)
+            remove_temporaries(self.state(shard))
+            if shard is None:  # other shards may be writing there
+                remove_temporaries(self.root)
             yield
 
     @contextmanager

@@ -1,10 +1,10 @@
 r"""Slide ids: they name a folder below the archive, so they must be fit for one on any system.
 
-Rules: 1 to 200 bytes of UTF-8; no control character, none of ``/ \ : * ? " < > |``; not
-beginning with a dot, a blank or one of ``= + - @`` (a spreadsheet would compute it, a command
-line take it for an option), not ending with a dot or a blank; no name that Windows reserves, such
-as NUL. Ids that differ only in case or in Unicode composition are one id: on some file systems
-they are one folder.
+Rules: 1 to 200 bytes of UTF-8, and at most 240 as a URL quotes them; no control character, none of
+``/ \ : * ? " < > |``; not beginning with a dot, a blank or one of ``= + - @`` (a spreadsheet would
+compute it, a command line take it for an option), not ending with a dot or a blank; no name that
+Windows reserves, such as NUL. Ids that differ only in case or in Unicode composition are one id: on
+some file systems they are one folder.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import PurePosixPath
+from urllib.parse import quote
 
 from wsiseg.errors import InputFileError
 
-__all__ = ["check_id", "folded", "ids_of", "stem_of"]
+__all__ = ["check_id", "folded", "ids_of", "quoted", "stem_of"]
 
 _LONGEST = 200  # bytes; file systems take 255, and a hash may be added
+_LONGEST_QUOTED = 240  # bytes; the data set of all cells quotes ids, and adds "slide_id="
 _UNFIT = re.compile(r'[\x00-\x1f\x7f-\x9f/\\:*?"<>|\ud800-\udfff\u2028\u2029]')
 _FIRST = ".=+-@ "
 _LAST = ". "
@@ -48,6 +50,15 @@ def folded(slide_id: str) -> str:
     if slide_id.isascii():
         return slide_id.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", slide_id).casefold())
+
+
+def quoted(slide_id: str) -> str:
+    """``slide_id`` with what is special in URLs quoted as there; other scripts stay as they are.
+
+    >>> quoted("50 % é")
+    '50 %25 é'
+    """
+    return re.sub(r"[\x00-\x7f]+", lambda plain: quote(plain[0], safe=" "), slide_id)
 
 
 def stem_of(name: str) -> str:
@@ -90,11 +101,17 @@ def _candidate(path: str, level: int) -> str:
     *folders, name = PurePosixPath(path).parts
     last = stem_of(name) if level < 2 else name
     made = _fit("__".join([*folders, last]) if level else last)
-    if level == 3 or len(made.encode()) > _LONGEST:
+    if level == 3 or _is_long(made):
         digest = hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()[:8]
-        short = made.encode()[: _LONGEST - 20].decode(errors="ignore").rstrip(_LAST)
-        return f"{short}~{digest}"
+        while _is_long(made, spare=20):
+            made = made[:-1]
+        return f"{made.rstrip(_LAST)}~{digest}"
     return made
+
+
+def _is_long(text: str, spare: int = 0) -> bool:
+    limits = ((text, _LONGEST), (quoted(text), _LONGEST_QUOTED))
+    return any(len(form.encode()) > limit - spare for form, limit in limits)
 
 
 def _fit(text: str) -> str:
@@ -116,6 +133,6 @@ def _broken_rule(slide_id: str) -> str:
         return f"begins with {slide_id[0]!r}"
     if slide_id[-1] in _LAST:
         return f"ends with {slide_id[-1]!r}"
-    if len(slide_id.encode()) > _LONGEST:
-        return f"has more than {_LONGEST} bytes"
+    if _is_long(slide_id):
+        return f"has more than {_LONGEST} bytes, or {_LONGEST_QUOTED} as a URL quotes them"
     return "is a name that Windows reserves" if _RESERVED.fullmatch(slide_id) else ""

@@ -15,7 +15,8 @@ import psutil
 
 from wsiseg.archive.config import Policy, checked_settings, read_config
 from wsiseg.archive.folder import Shard
-from wsiseg.archive.rows import SlideRow
+from wsiseg.archive.ids import check_id
+from wsiseg.archive.rows import SlideRow, once_each
 from wsiseg.archive.scan import rows_of
 from wsiseg.archive.stamp import hash_of
 from wsiseg.cores import cores
@@ -73,7 +74,7 @@ class Request:
         job = own | checked_settings(settings)
         if fresh and shard:
             raise SettingsError("--fresh is for a whole batch, not for a shard of it")
-        rows = rows_of(source) if isinstance(source, str | os.PathLike) else list(source)
+        rows = rows_of(source) if isinstance(source, str | os.PathLike) else _checked(source)
         request = cls(
             rows=tuple(rows),
             settings=job,
@@ -154,6 +155,15 @@ def parse_shard(text: str) -> Shard:
     if first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last):
         return int(first), int(last)
     raise SettingsError(f"--shard must be i/N with i from 1 to N, such as 3/16, got {text!r}")
+
+
+def _checked(rows: Iterable[SlideRow]) -> list[SlideRow]:
+    """Rows from code by the rules of those of a manifest."""
+    sound = (
+        replace(row, slide_id=check_id(row.slide_id, "rows"), path=os.path.abspath(row.path))
+        for row in rows
+    )
+    return once_each(sound, "rows")
 
 
 def _known(only: Iterable[str], rows: Sequence[SlideRow]) -> frozenset[str]:

@@ -81,7 +81,8 @@ def _as_it_stands(
     anew = request.fresh and selected
     if record.state == "done" and not anew and is_intact(folder.root, record):
         return record
-    if record.state == "failed" and not (anew or _is_retried(request, record)):
+    retried = selected and (anew or _is_retried(request, record))
+    if record.state == "failed" and not retried:
         return record
     if not selected:
         return _skipped(record)

@@ -12,12 +12,12 @@ from typing import Any
 
 from wsiseg.archive.faults import InputChangedError
 from wsiseg.archive.tasks import Task
-from wsiseg.engine.executor import Executor, Serial, Threads
+from wsiseg.engine.executor import Executor, Threads
 from wsiseg.engine.fingerprint import fingerprint
 from wsiseg.engine.infer import PatchMaps
 from wsiseg.engine.segment import RegionWork, region_grid, regions_to_do, warm_up
 from wsiseg.engine.store import FINAL_FILES
-from wsiseg.errors import KeyMismatchError, LockedError, RunFolderError
+from wsiseg.errors import DamagedFolderError, KeyMismatchError, RunFolderError
 from wsiseg.model.base import Model
 from wsiseg.model.zoo import load_model
 from wsiseg.run.job import Job
@@ -133,14 +133,12 @@ def _trial(plan: Plan) -> dict[str, Any]:
 def _executor(threads: int | None) -> Executor | None:
     if threads is None:
         return None
-    return Serial() if threads <= 1 else Threads(threads)
+    return Threads(max(1, threads))  # not Serial: the main thread must be free to be stopped
 
 
 def _is_outdated(error: RunFolderError) -> bool:
-    """Whether the folder is ours and sound enough to be started over."""
-    return isinstance(error, KeyMismatchError) or (
-        type(error) is RunFolderError and not isinstance(error, LockedError)
-    )
+    """Whether the folder is ours, and nothing in it is of use to this run."""
+    return isinstance(error, KeyMismatchError | DamagedFolderError)
 
 
 def _must_be_unchanged(task: Task, facts: dict[str, Any]) -> None:

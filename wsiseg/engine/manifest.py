@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wsiseg.atomic import atomic_write
-from wsiseg.errors import RunFolderError
+from wsiseg.errors import DamagedFolderError, RunFolderError
 
 __all__ = ["MANIFEST", "Manifest", "differences", "plain"]
 
@@ -44,7 +44,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> Manifest | None:
-        """The manifest of ``folder``, None if there is none; RunFolderError if it is damaged."""
+        """The manifest of ``folder``, None if there is none; DamagedFolderError, RunFolderError."""
         path = folder / MANIFEST
         try:
             fields = json.loads(path.read_bytes())
@@ -53,12 +53,14 @@ class Manifest:
                 return cls(**fields)._checked()
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise RunFolderError(
+        except OSError as error:
+            raise RunFolderError(f"{path} cannot be read: {error.strerror or error}") from error
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise DamagedFolderError(
                 f"{path} is damaged ({error!r}), so nobody can say which run it belongs to: start "
                 "over with --fresh, or choose another --out"
             ) from error
-        raise RunFolderError(
+        raise DamagedFolderError(
             f"{path} has schema {schema}, this version of wsiseg knows {_SCHEMA}: use the version "
             f"that wrote it ({fields.get('created_by')}), or start over with --fresh"
         )
