@@ -62,7 +62,7 @@ def test_duckdb_reads_all_cells_with_their_slides(archive: Path) -> None:
     assert dict(found) == {row["slide_id"]: row["cells"] for row in cohort}
 
 
-@pytest.mark.filterwarnings("ignore:The inplace keyword")  # its own, of a newer pandas
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # its own, with the newest pandas
 def test_dask_geopandas_reads_all_cells(archive: Path) -> None:
     import dask_geopandas
 
