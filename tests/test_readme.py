@@ -28,7 +28,7 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
 def test_every_option_that_is_named_exists() -> None:
     shown = "".join(
         CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "300"}).output
-        for name in ("segment", "info", "evaluate", "demo", "models", "train")
+        for name in ("segment", "info", "evaluate", "demo", "models", "train", "batch")
     )
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", TEXT)) - {
         "--extra-index-url",
