@@ -93,6 +93,7 @@ def batch(
     as_json: AsJson = False,
 ) -> None:
     """Segment an archive of slides: nothing is lost, and no bad slide stops the others."""
+    from wsiseg.archive.batch import run_stoppable
     from wsiseg.archive.request import Request
 
     if log not in ("text", "json"):
@@ -118,7 +119,7 @@ def batch(
         return
     if not quiet:
         _say_licence(request.model)
-    outcome = _run(request, out, None if quiet else _teller(log, len(request.rows)))
+    outcome = run_stoppable(request, out, None if quiet else _teller(log, len(request.rows)))
     if as_json:
         print(json.dumps(_plain(outcome), indent=2))
     elif not quiet:
@@ -174,16 +175,6 @@ def manifest(
 
     count = write_manifest(rows_of(source), out)
     print(f"{out}: {count:,} slides; next: wsiseg batch {out} --out archive --dry-run")
-
-
-def _run(request: Any, out: Path, tell: Callable[[Record], None] | None) -> Outcome:
-    from wsiseg.archive.batch import run_batch
-    from wsiseg.training.interrupt import stoppable
-
-    with stoppable() as stop:
-        outcome = run_batch(request, out, stop=stop, on_change=tell)
-        stop.check()
-    return outcome
 
 
 def _estimate(request: Any, out: Path, as_json: bool) -> None:

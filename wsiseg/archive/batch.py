@@ -20,7 +20,7 @@ from wsiseg.archive.rows import SlideRow
 from wsiseg.archive.tasks import Task
 from wsiseg.training.interrupt import Stop, stoppable
 
-__all__ = ["Outcome", "batch", "run_batch"]
+__all__ = ["Outcome", "batch", "run_batch", "run_stoppable"]
 
 OnChange = Callable[[Record], None]
 
@@ -87,6 +87,13 @@ def batch(
         shard=shard,
         **settings,
     )
+    return run_stoppable(request, out, on_change)
+
+
+def run_stoppable(
+    request: Request, out: str | os.PathLike[str], on_change: OnChange | None = None
+) -> Outcome:
+    """``run_batch`` until a signal stops it; raises as ``batch``."""
     with stoppable() as stop:
         outcome = run_batch(request, out, stop=stop, on_change=on_change)
         stop.check()

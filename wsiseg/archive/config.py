@@ -14,7 +14,6 @@ the table ``[batch]``::
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from math import inf
@@ -22,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from wsiseg.archive.rows import name_or_path
-from wsiseg.errors import InputFileError, SettingsError
+from wsiseg.errors import SettingsError
 from wsiseg.run.job import Job, parse_memory
-from wsiseg.training.settings import fill
+from wsiseg.training.settings import fill, read_toml
 
 __all__ = ["Policy", "checked_settings", "read_config"]
 
@@ -73,12 +72,7 @@ def read_config(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Policy]:
     values; InputFileError where the file cannot be read or is no TOML.
     """
     path = Path(path)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputFileError(f"cannot read {path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputFileError(f"{path} is no TOML: {error}") from error
+    table = read_toml(path)
     try:
         policy = fill(Policy, table.pop("batch", {}), "batch")
         return _settings(table, path.parent), policy

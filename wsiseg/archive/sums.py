@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +15,12 @@ from wsiseg.archive.records import Record
 from wsiseg.atomic import atomic_write
 from wsiseg.errors import InputFileError
 
-__all__ = ["SUMS", "Verdict", "read_sums", "sums_of", "verify", "write_sums"]
+__all__ = ["SUMS", "Verdict", "read_sums", "sha256_of", "sums_of", "verify", "write_sums"]
 
 SUMS = "SHA256SUMS"
 
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 _READERS = 4
-_BLOCK = 1 << 22  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ def write_sums(root: Path, records: Iterable[Record]) -> None:
     """Write SHA256SUMS of the slides that are done and of the cohort table; OutputError."""
     found = sums_of(root, records)
     if (root / COHORT).is_file():
-        found[COHORT] = _hash(root / COHORT)
+        found[COHORT] = sha256_of(root / COHORT)
     with atomic_write(root / SUMS) as file:
         file.writelines(f"{found[name]}  {name}\n".encode() for name in sorted(found))
 
@@ -85,6 +84,12 @@ def read_sums(root: Path) -> dict[str, str]:
     return found
 
 
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal; OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def verify(root: Path, expected: Mapping[str, str]) -> Verdict:
     """Hash every file below ``root`` that is in ``expected``, and compare."""
     names = sorted(expected)
@@ -103,19 +108,6 @@ def verify(root: Path, expected: Mapping[str, str]) -> Verdict:
 
 def _hash_or_error(path: Path) -> str | OSError:
     try:
-        return _hash(path)
+        return sha256_of(path)
     except OSError as error:
         return error
-
-
-def _hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for block in _blocks(file):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _blocks(file: object) -> Iterator[bytes]:
-    while block := file.read(_BLOCK):  # type: ignore[attr-defined]
-        yield block

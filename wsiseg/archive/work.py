@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wsiseg.archive.faults import InputChangedError
+from wsiseg.archive.sums import sha256_of
 from wsiseg.archive.tasks import Task
 from wsiseg.engine.executor import Executor, Threads
 from wsiseg.engine.fingerprint import fingerprint
@@ -31,7 +32,6 @@ CELL_FILES = ("cells.parquet", "cells.geojson.gz", "cells.csv")
 """Files that are equal byte for byte whenever their slides and settings are."""
 
 OnProgress = Callable[[int, int], None]
-_HASHED = 1 << 22  # bytes at a time
 _TRIAL = 512  # px of the lattice: side of the region that is tried
 
 
@@ -191,11 +191,7 @@ def _classes(parquet: Path, names: list[str]) -> dict[str, int]:
 
 
 def _size_and_hash(path: Path) -> list[Any]:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_HASHED):
-            digest.update(block)
-        return [file.tell(), digest.hexdigest()]
+    return [path.stat().st_size, sha256_of(path)]
 
 
 def _forget_peak_memory() -> None:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 import os
 import re
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from wsiseg.errors import InputFileError, ModelError, SettingsError
+from wsiseg.errors import ModelError, SettingsError
 from wsiseg.model.distance import DistanceRule
 from wsiseg.model.hv import RULE, VoteRule
 from wsiseg.model.unet import UNetConfig
@@ -25,7 +24,7 @@ from wsiseg.training.labelled import CLASSES
 from wsiseg.training.loop import Machine
 from wsiseg.training.losses import LossWeights
 from wsiseg.training.sample import Sampling
-from wsiseg.training.settings import fill, flat, plain
+from wsiseg.training.settings import fill, flat, plain, read_toml
 from wsiseg.training.state import Schedule
 
 __all__ = ["Data", "Product", "TrainConfig", "Validation", "read_config"]
@@ -201,12 +200,7 @@ def read_config(path: str | Path) -> TrainConfig:
     InputFileError where the file cannot be read or is no TOML.
     """
     path = Path(path)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputFileError(f"cannot read {path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputFileError(f"{path} is no TOML: {error}") from error
+    table = read_toml(path)
     try:
         base = TrainConfig(root=path.resolve().parent)
         config = fill(TrainConfig, table, base=base, names=_TOML_NAMES, fixed=_FIXED)

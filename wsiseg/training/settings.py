@@ -9,19 +9,30 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from wsiseg.errors import SettingsError
+from wsiseg.errors import InputFileError, SettingsError
 
-__all__ = ["fill", "flat", "plain"]
+__all__ = ["fill", "flat", "plain", "read_toml"]
 
 T = TypeVar("T")
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 _WORDS |= {Path: "a path (a text)"}
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file; InputFileError where it cannot be read or is none."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputFileError(f"cannot read {path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputFileError(f"{path} is no TOML: {error}") from error
 
 
 def fill(
