@@ -15,7 +15,7 @@ ROOT = Path(wsiseg.__file__).parent
 # each room may import from the rooms of the rows above it, and from itself
 LAYERS = [
     {"cores", "errors", "jit"},
-    {"atomic"},
+    {"atomic", "interrupt", "settings"},
     {"geometry", "stain"},
     {"image", "cells", "model", "metrics"},
     {"synth"},

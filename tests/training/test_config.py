@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from wsiseg.errors import InputFileError, SettingsError
+from wsiseg.errors import SettingsError
 from wsiseg.model.unet import UNet
+from wsiseg.settings import flat
 from wsiseg.training.config import Data, Product, TrainConfig, read_config
 from wsiseg.training.labelled import CLASSES
 from wsiseg.training.sample import Sampling
-from wsiseg.training.settings import flat, plain
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,13 +108,6 @@ def test_data_that_cannot_be_are_named(tmp_path: Path, text: str, said: str) -> 
     assert said in str(caught.value)
 
 
-def test_a_file_that_is_none_is_an_input_error(tmp_path: Path) -> None:
-    with pytest.raises(InputFileError, match=r"cannot read .*absent\.toml"):
-        read_config(tmp_path / "absent.toml")
-    with pytest.raises(InputFileError, match="is no TOML"):
-        read_config(write(tmp_path, "a = = 3"))
-
-
 def test_facts_hold_every_setting_and_no_path_of_this_machine(tmp_path: Path) -> None:
     config = read_config(write(tmp_path, DATA + "[schedule]\nrate = 0.5"))
     facts = flat(config.facts())
@@ -128,11 +121,6 @@ def test_settings_from_code_are_checked_likewise() -> None:
     with pytest.raises(SettingsError, match=r"data\.0\.held_out"):
         TrainConfig(data=(Data(Path("d"), held_out=1.5),))
     assert TrainConfig(model=Product(classes=())).network.classes == 0
-
-
-def test_pairs_become_a_table_and_back() -> None:
-    data = Data(Path("d"), share=(("a", 0.5), ("b", 1.0)))
-    assert plain(data)["share"] == {"a": 0.5, "b": 1.0}
 
 
 def test_the_settings_of_the_shipped_weights_can_be_read() -> None:

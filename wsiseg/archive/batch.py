@@ -18,7 +18,7 @@ from wsiseg.archive.request import Request
 from wsiseg.archive.resume import left_behind, records_of, waiting
 from wsiseg.archive.rows import SlideRow
 from wsiseg.archive.tasks import Task
-from wsiseg.training.interrupt import Stop, stoppable
+from wsiseg.interrupt import Stop, stoppable
 
 __all__ = ["Outcome", "batch", "run_batch", "run_stoppable"]
 

@@ -23,7 +23,7 @@ from typing import Any
 from wsiseg.archive.rows import name_or_path
 from wsiseg.errors import SettingsError
 from wsiseg.run.job import Job, parse_memory
-from wsiseg.training.settings import fill, read_toml
+from wsiseg.settings import fill, read_toml
 
 __all__ = ["Policy", "checked_settings", "read_config"]
 

@@ -20,11 +20,11 @@ from wsiseg.model.distance import DistanceRule
 from wsiseg.model.hv import RULE, VoteRule
 from wsiseg.model.unet import UNetConfig
 from wsiseg.model.unet import field as field_of
+from wsiseg.settings import fill, flat, plain, read_toml
 from wsiseg.training.labelled import CLASSES
 from wsiseg.training.loop import Machine
 from wsiseg.training.losses import LossWeights
 from wsiseg.training.sample import Sampling
-from wsiseg.training.settings import fill, flat, plain, read_toml
 from wsiseg.training.state import Schedule
 
 __all__ = ["Data", "Product", "TrainConfig", "Validation", "read_config"]

@@ -24,7 +24,7 @@ from typing import Any
 from wsiseg.atomic import atomic_write, make_folder, remove_temporaries, writing
 from wsiseg.engine.lock import RunLock
 from wsiseg.errors import ForeignFolderError, KeyMismatchError, RunFolderError
-from wsiseg.training.settings import flat
+from wsiseg.settings import flat
 
 __all__ = ["TrainFolder", "write_json"]
 

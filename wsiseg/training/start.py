@@ -11,8 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from wsiseg.errors import ModelError, SettingsError
 from wsiseg.model.unet import UNet, UNetConfig, map_sizes
 from wsiseg.model.weights import Weights
+from wsiseg.settings import fill
 from wsiseg.training.config import TrainConfig
-from wsiseg.training.settings import fill
 
 __all__ = ["adopt", "network_of", "new_network"]
 

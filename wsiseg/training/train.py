@@ -18,13 +18,13 @@ from typing import Any
 from wsiseg import __version__
 from wsiseg.atomic import atomic_write
 from wsiseg.errors import ModelError
+from wsiseg.interrupt import Stop, stoppable
 from wsiseg.model.weights import Weights, load_weights, rounded, weights_bytes
 from wsiseg.model.zoo import find_weights
 from wsiseg.training.average import mean_weights
 from wsiseg.training.config import TrainConfig, read_config
 from wsiseg.training.examples import Examples, read_examples
 from wsiseg.training.folder import TrainFolder, write_json
-from wsiseg.training.interrupt import Stop, stoppable
 from wsiseg.training.key import key_of, record_of, without
 from wsiseg.training.log import TrainLog
 from wsiseg.training.loop import Report, run_steps, settled

@@ -1,4 +1,4 @@
-"""Being told to stop: a signal waits for the end of the step, so that a whole state is saved."""
+"""Being told to stop: a signal waits until a whole state is saved."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Stop:
         if callable(former):
             former(self._number, None)
         name = signal.Signals(self._number).name
-        raise InterruptedRunError(f"stopped by {name}; the same call goes on from the last step")
+        raise InterruptedRunError(f"stopped by {name}; the same call goes on where it was")
 
     def install(self) -> None:
         """Put the signals off, those that are not ignored."""
@@ -59,7 +59,7 @@ class Stop:
             signal.signal(number, former)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._number is not None:  # the second time: at once, the last checkpoint is sound
+        if self._number is not None:  # the second time: at once, what was saved last is sound
             self.check()
         self._number = number
 
