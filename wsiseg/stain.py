@@ -163,7 +163,8 @@ def looks_like_he(rgb: NDArray[np.uint8], mask: NDArray[np.bool_]) -> tuple[bool
     """
     if rgb.size and float(np.median(rgb.max(axis=-1))) < _DARK:
         return False, "its background is dark, as in fluorescence, where H&E is bright"
-    density = optical_density(rgb)[mask].astype(np.float64)
+    tissue = rgb[mask]
+    density = optical_density(tissue[:: 1 + len(tissue) // _SAMPLE]).astype(np.float64)
     density = density[density.max(axis=1) > _MIN_DENSITY]
     if len(density) < _MIN_JUDGED:
         return True, ""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from wsiseg.errors import SpaceError
 from wsiseg.geometry import Box
-from wsiseg.image import open_slide
+from wsiseg.image import open_slide, tissue
 from wsiseg.image.tissue import (
     SPACING_UM,
     Tissue,
@@ -320,3 +320,14 @@ def test_a_self_crossing_region_is_repaired():
 def test_a_region_without_area_is_refused():
     with pytest.raises(SpaceError, match="geometry 1 "):
         from_polygons([shapely.box(0, 0, 5, 5), shapely.Point(3, 3)], (100, 100), (10, 10), None)
+
+
+@pytest.mark.parametrize("band", [1, 700, 5000])
+@pytest.mark.parametrize(
+    "name", ["high-nuclei-score-red-pen-level1.png", "no-tissue-green-pen.png"]
+)
+def test_bands_of_rows_leave_no_mark(slides, monkeypatch, name, band):
+    image = tile(slides, name)
+    whole = tissue_mask(image, SPACING_UM)
+    monkeypatch.setattr(tissue, "_BAND", band)
+    np.testing.assert_array_equal(tissue_mask(image, SPACING_UM), whole)

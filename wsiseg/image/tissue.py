@@ -36,6 +36,9 @@ _MIN_FRAGMENT_MM2 = 0.01  # smaller fragments are dropped: dust, floating cells
 _MIN_SHARE = 0.02  # of the thumbnail; fragments that fill this are kept whatever their area
 _GROW_UM = 16.0  # margin added at the end, for cells on the rim
 
+_BAND = 1 << 20  # px that are judged at once: their densities take twelve times as many bytes
+_STAINED = 1 << 15  # bit of a px: as stained tissue; bits 2k and 2k + 1: core and edge of ink k
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tissue:
@@ -82,8 +85,9 @@ class Tissue:
 
     def _count(self, start: NDArray[np.int64], stop: NDArray[np.int64]) -> NDArray[np.int64]:
         """Tissue px in boxes of mask px, clipped to the mask."""
-        table = np.zeros([n + 1 for n in self.mask.shape], dtype=np.int64)
-        table[1:, 1:] = self.mask.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
+        table = np.zeros([n + 1 for n in self.mask.shape], dtype=np.int32)
+        np.cumsum(self.mask, axis=0, out=table[1:, 1:])
+        np.cumsum(table[1:, 1:], axis=1, out=table[1:, 1:])
         (y0, x0), (y1, x1) = (np.clip(c, 0, self.mask.shape).T for c in (start, stop))
         inside = table[y1, x1] - table[y0, x1] - table[y1, x0] + table[y0, x0]
         return np.where((y1 > y0) & (x1 > x0), inside, 0)
@@ -111,14 +115,38 @@ def tissue_mask(rgb: NDArray[np.uint8], spacing_um: float | None) -> NDArray[np.
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise SpaceError(f"a thumbnail is uint8 (H, W, 3), got {rgb.dtype} {rgb.shape}")
     um = spacing_um or SPACING_UM
-    density = cv2.GaussianBlur(optical_density(rgb), (0, 0), max(0.3, SPACING_UM / um))
-    stained = _stained(density) & (rgb.max(axis=2) >= _UNLIT)
-    mask = stained & ~_pen(density, um)
+    signs = _signs(rgb, max(0.3, SPACING_UM / um))
+    mask = ((signs & _STAINED) > 0) & ~_pen(signs, um)
     mask = _morph(cv2.MORPH_CLOSE, mask, _CLOSE_UM / um)
     # a small image is one fragment: what fills a good part of it is not dust
     mask = _without_small(mask, min(_MIN_FRAGMENT_MM2 * 1e6 / um**2, mask.size * _MIN_SHARE))
-    mask = mask | _holes(mask, _MAX_HOLE_MM2 * 1e6 / um**2)
+    mask |= _holes(mask, _MAX_HOLE_MM2 * 1e6 / um**2)
     return _morph(cv2.MORPH_DILATE, mask, _GROW_UM / um)
+
+
+def _signs(rgb: NDArray[np.uint8], sigma: float) -> NDArray[np.uint16]:
+    """``(H, W)`` what each px could be, as bits, from densities blurred by ``sigma`` px.
+
+    Taken in bands of rows, so that memory is a small multiple of the thumbnail's.
+    """
+    height, width = rgb.shape[:2]
+    around = int(np.ceil(4 * sigma)) + 1  # the blur reaches 4 sigma
+    rows = max(1, _BAND // width)
+    signs = np.empty((height, width), dtype=np.uint16)
+    for first in range(0, height, rows):
+        low, last = max(0, first - around), min(height, first + rows)
+        density = optical_density(rgb[low : last + around])
+        density = cv2.GaussianBlur(density, (0, 0), sigma)[first - low : last - low]
+        lit = rgb[first:last].max(axis=2) >= _UNLIT
+        signs[first:last] = _bits(density, lit)
+    return signs
+
+
+def _bits(density: NDArray[np.float32], lit: NDArray[np.bool_]) -> NDArray[np.uint16]:
+    bits = np.where(_stained(density) & lit, np.uint16(_STAINED), np.uint16(0))
+    for k, (core, edge) in enumerate(_inks(density)):
+        bits |= core.astype(np.uint16) << 2 * k | edge.astype(np.uint16) << 2 * k + 1
+    return bits
 
 
 def _stained(density: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -128,8 +156,8 @@ def _stained(density: NDArray[np.float32]) -> NDArray[np.bool_]:
     return np.asarray(enough & (chroma > _MIN_RELATIVE_CHROMA * most))
 
 
-def _pen(density: NDArray[np.float32], um: float) -> NDArray[np.bool_]:
-    """Ink: a sure core of each colour, and around it what could be the edge of the stroke.
+def _inks(density: NDArray[np.float32]) -> tuple[tuple[NDArray[np.bool_], NDArray[np.bool_]], ...]:
+    """Of each ink: what must be it, and what could be the edge of its stroke.
 
     H&E absorbs green most, red and blue less (R/G 0.2 to 0.75, B/G 0.35 to 0.75 at 8 µm), and
     immunohistochemistry stays below R/G 1.5; so does not ink.
@@ -137,7 +165,7 @@ def _pen(density: NDArray[np.float32], um: float) -> NDArray[np.bool_]:
     red, green, blue = np.moveaxis(density, 2, 0)
     most, least = density.max(axis=2), density.min(axis=2)
     chroma = most - least
-    strokes = (
+    return (
         # blue and green ink: red light is absorbed much more than green
         ((red > 1.5 * green) & (chroma > 0.15), red > 1.1 * green),
         # dark blue ink: less so, but blue light hardly at all
@@ -148,9 +176,17 @@ def _pen(density: NDArray[np.float32], um: float) -> NDArray[np.bool_]:
         # black ink: everything is absorbed alike
         ((least > 0.6) & (chroma < 0.5 * most), chroma < 0.35 * most),
     )  # fmt: skip
-    pen = np.zeros(red.shape, dtype=np.bool_)
-    for core, edge in strokes:
+
+
+def _pen(signs: NDArray[np.uint16], um: float) -> NDArray[np.bool_]:
+    """Ink: a sure core of each colour, and around it what could be the edge of the stroke."""
+    pen = np.zeros(signs.shape, dtype=np.bool_)
+    for k in range(4):
+        core = (signs & 1 << 2 * k) > 0
+        if not core.any():
+            continue
         sure = _without_small(core, _MIN_PEN_MM2 * 1e6 / um**2)
+        edge = (signs & 2 << 2 * k) > 0
         pen |= sure | (edge & _morph(cv2.MORPH_DILATE, sure, _PEN_EDGE_UM / um))
     return pen
 

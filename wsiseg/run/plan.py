@@ -21,6 +21,7 @@ from wsiseg.engine.numerics import ALGORITHM, numerics_class
 from wsiseg.errors import SettingsError
 from wsiseg.export.geojson_read import read_region
 from wsiseg.geometry import Box, Space
+from wsiseg.heap import trim
 from wsiseg.image.open import ARRAY, open_slide
 from wsiseg.image.slide import Slide
 from wsiseg.image.tissue import (
@@ -131,6 +132,9 @@ def plan_of(job: Job) -> Plan:
     model = _model(job, overview, tissue)
     space = slide.at(model.spec.spacing)
     active = _active(space, model.spec, tissue, region)
+    warnings = tuple(_warnings(slide, overview, tissue, model.spec))
+    del overview
+    trim()  # of a large slide it leaves some hundred MB
     return Plan(
         slide=slide,
         model=model,
@@ -140,7 +144,7 @@ def plan_of(job: Job) -> Plan:
         active=active,
         parts=_parts(job, slide, print_of, model, space, active, region),
         salt=bytes.fromhex(print_of["content"])[:16],
-        warnings=tuple(_warnings(slide, overview, tissue, model.spec)),
+        warnings=warnings,
         tissue_seconds=seconds,
     )
 

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from wsiseg.errors import ModelError
 from wsiseg.geometry.links import components
+from wsiseg.heap import keep_freed_memory
 from wsiseg.model import distance, hv
 from wsiseg.model.base import Maps, ModelSpec
 from wsiseg.model.flood import Immersion
 from wsiseg.model.unet import openvino
-from wsiseg.model.unet.allocator import keep_freed_memory
 from wsiseg.model.unet.fused import available, fused_on_grid
 from wsiseg.model.unet.lanes import Lanes
 from wsiseg.model.unet.network import (
