@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsiseg.cells.layer import CellBatch, Cells, concatenate, rechunk, uuids_from
+from wsiseg.cells.parquet import read_batches
 from wsiseg.errors import InputFileError
-from wsiseg.export import write_parquet
+from wsiseg.export import tables, write_parquet
 
 
 def batch(n=10, first=0, classes=("a", "b"), **columns):
@@ -96,6 +97,18 @@ def test_to_geopandas_gives_a_window(cells):
     assert frame.index.name == "id"
     assert frame.geometry.bounds["minx"].tolist() == [100, 120, 140]
     assert len(cells.to_geopandas()) == 50
+
+
+@pytest.mark.parametrize("box", [(100, 2, 145, 3), (0, 0, 1e9, 1e9), (-9, -9, -1, -1)])
+def test_meeting_gives_the_cells_of_the_same_window(cells, box):
+    assert cells.meeting(box).id.tolist() == cells.to_geopandas(bbox=box).index.tolist()
+
+
+def test_meeting_reads_only_the_row_groups_that_it_must(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "ROW_GROUP", 10)
+    write_parquet([batch(50)], tmp_path / "cells.parquet")
+    read = [len(b) for b in read_batches(tmp_path / "cells.parquet", 10, meeting=(0, 0, 150, 9))]
+    assert read == [10]
 
 
 def test_made_is_the_run_json_beside_the_file(cells):

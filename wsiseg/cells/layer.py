@@ -68,6 +68,14 @@ class Cells:
             return read_batches(self._source, size)
         return rechunk(self._source, size)
 
+    def meeting(self, box: tuple[float, float, float, float]) -> CellBatch:
+        """Cells whose bounds meet ``box``, (xmin, ymin, xmax, ymax) in level-0 px, in order."""
+        if isinstance(self._source, Path):
+            batches = read_batches(self._source, meeting=box)
+        else:
+            batches = iter(self._source)
+        return concatenate([batch.take(_meets(batch.geometry, box)) for batch in batches])
+
     def to_geopandas(self, bbox: tuple[float, float, float, float] | None = None) -> Any:
         """A GeoDataFrame (index ``id``, columns ``class``, ``geometry``, the measurements).
 
@@ -138,15 +146,19 @@ def _ids_of(frame: Any, geometry: NDArray[Any]) -> NDArray[np.str_]:
     return uuids_from(geometry)
 
 
+def _meets(geometry: NDArray[Any], bbox: Sequence[float]) -> NDArray[np.bool_]:
+    import shapely
+
+    xmin, ymin, xmax, ymax = shapely.bounds(geometry).T
+    return np.asarray((xmin <= bbox[2]) & (xmax >= bbox[0]) & (ymin <= bbox[3]) & (ymax >= bbox[1]))
+
+
 def _frame_of(batches: Sequence[CellBatch], bbox: tuple[float, ...] | None) -> Any:
     import geopandas
-    import shapely
 
     batch = concatenate(batches)
     if bbox is not None:
-        xmin, ymin, xmax, ymax = shapely.bounds(batch.geometry).T
-        meets = (xmin <= bbox[2]) & (xmax >= bbox[0]) & (ymin <= bbox[3]) & (ymax >= bbox[1])
-        batch = batch.take(meets)
+        batch = batch.take(_meets(batch.geometry, bbox))
     columns: dict[str, Any] = {"class": batch.class_names, **batch.measurements}
     if batch.nucleus is not None:
         columns["nucleus"] = geopandas.GeoSeries(batch.nucleus).array

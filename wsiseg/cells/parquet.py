@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,15 @@ def count_rows(path: Path) -> int:
         return int(file.metadata.num_rows)
 
 
-def read_batches(path: str | Path, size: int = 20_000) -> Iterator[CellBatch]:
+def read_batches(
+    path: str | Path, size: int = 20_000, meeting: Sequence[float] | None = None
+) -> Iterator[CellBatch]:
     """Cells of a GeoParquet file in order, at most ``size`` at a time, memory bounded by that.
 
-    Every batch has the same classes and columns. Raises InputFileError where the file is not
-    GeoParquet with polygons in WKB.
+    ``meeting``, (xmin, ymin, xmax, ymax) in level-0 px, leaves out row groups of which no cell can
+    meet it, as far as the file tells bounds. Every batch has the same classes and columns.
+
+    Raises InputFileError where the file is not GeoParquet with polygons in WKB.
     """
     path = Path(path)
     with _opened(path) as (file, primary):
@@ -44,7 +48,8 @@ def read_batches(path: str | Path, size: int = 20_000) -> Iterator[CellBatch]:
         present = {*file.schema_arrow.names}
         wanted = [c for c in (ID, CLASS, NUCLEUS) if c in present] + [primary, *columns]
         first = 0
-        for rows in file.iter_batches(batch_size=size, columns=wanted):
+        groups = [g for g in range(file.num_row_groups) if _may_meet(file.metadata, g, meeting)]
+        for rows in file.iter_batches(batch_size=size, columns=wanted, row_groups=groups):
             yield _batch(rows, primary, classes, first)
             first += rows.num_rows
 
@@ -106,6 +111,23 @@ def _numeric(file: Any, primary: str, path: Path) -> list[str]:
     if left_out:
         _log.warning("%s: columns that are not numbers are left out: %s", path, left_out)
     return numeric
+
+
+def _may_meet(metadata: Any, group: int, box: Sequence[float] | None) -> bool:
+    """Whether cells of a row group can meet ``box`` by the bounds of their bounds."""
+    if box is None:
+        return True
+    about, known = metadata.row_group(group), {}
+    for k in range(about.num_columns):
+        column = about.column(k)  # pyarrow's statistics must not outlive it
+        found = column.statistics
+        if found is not None and found.has_min_max:
+            known[column.path_in_schema] = (found.min, found.max)
+    try:
+        x0, y0, x1, y1 = (known[f"{BBOX}.{name}"] for name in ("xmin", "ymin", "xmax", "ymax"))
+    except KeyError:
+        return True
+    return bool(x0[0] <= box[2] and y0[0] <= box[3] and x1[1] >= box[0] and y1[1] >= box[1])
 
 
 def _batch(rows: Any, primary: str, classes: tuple[str, ...], first: int) -> CellBatch:

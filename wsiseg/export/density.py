@@ -24,11 +24,16 @@ class Density:
         """(rows, columns): bin (i, j) covers bin_px level-0 px from (i, j) * bin_px."""
 
     @classmethod
+    def over(cls, shape: tuple[int, int], *, bins: int = 256) -> Density:
+        """None counted yet, with ``bins`` bins along the longer side."""
+        return cls(shape, max(1, -(-max(shape) // bins)))
+
+    @classmethod
     def of(
         cls, batches: Iterable[CellBatch], shape: tuple[int, int], *, bins: int = 256
     ) -> Density:
         """Density of all cells, with ``bins`` bins along the longer side."""
-        density = cls(shape, max(1, -(-max(shape) // bins)))
+        density = cls.over(shape, bins=bins)
         for batch in batches:
             density.add(batch)
         return density
