@@ -97,10 +97,11 @@ def test_a_manifest_is_read_as_training_reads_it(folder):
         cases_of_manifest(manifest(folder, "a;b;c", head="Image;Labels;Split;Patient;MPP\n"))
 
 
-def test_splits_are_chosen_and_named(folder):
-    path = manifest(folder, "a.png,a_labels.png,s,validation,1,p", "b.png,b_labels.png,s,train,1,q")
+@pytest.mark.parametrize("asked", ["val", "Validation", "valid"])
+def test_splits_are_chosen_and_named_as_in_training(folder, asked):
+    path = manifest(folder, "a.png,a_labels.png,s,validation,1,p", "b.png,b_labels.png,s,Train,1,q")
     cases = cases_of_manifest(path)
-    assert [case.name for case in of_split(cases, "val")] == ["a.png"]
+    assert [case.name for case in of_split(cases, asked)] == ["a.png"]
     assert of_split(cases, "all") == cases
     with pytest.raises(InputFileError, match="split 'test': there are train, val"):
         of_split(cases, "test")

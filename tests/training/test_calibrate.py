@@ -1,15 +1,12 @@
 """Calibration: the temperature that is true is found, and errors are those of the definition."""
 
-from types import SimpleNamespace
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wsiseg.model.base import Maps
-from wsiseg.model.distance import DistanceRule, encode, links
+from wsiseg.model.distance import encode
 from wsiseg.training.calibrate import (
     Typed,
     calibrate,
@@ -87,19 +84,15 @@ def test_parts_joined_are_the_same_nuclei() -> None:
     )
 
 
-def scene() -> tuple[np.ndarray, Maps, Any]:
-    """Two discs whose pixels are surely of class 0 and class 1, and a model that sees them."""
+def scene() -> tuple[np.ndarray, Maps]:
+    """Two discs whose pixels are surely of class 0 and class 1, and their maps."""
     y, x = np.indices((60, 97))
     labels = np.zeros((60, 97), np.int32)
     labels[(y - 30) ** 2 + (x - 25) ** 2 < 150] = 1
     labels[(y - 30) ** 2 + (x - 70) ** 2 < 150] = 2
     classes = np.stack([labels == 1, labels == 2]).astype(np.float16)
     perfect = encode(labels)
-    maps = Maps(perfect.prob, perfect.hv, classes)
-    model = SimpleNamespace(
-        spec=SimpleNamespace(min_object=5), links=lambda m: links(m, DistanceRule())
-    )
-    return labels, maps, model
+    return labels, Maps(perfect.prob, perfect.hv, classes)
 
 
 def centroids(labels: np.ndarray) -> np.ndarray:
@@ -108,7 +101,7 @@ def centroids(labels: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("with_outlines", [True, False])
 def test_found_nuclei_get_the_class_of_the_one_they_stand_for(with_outlines: bool) -> None:
-    labels, maps, model = scene()
+    labels, maps = scene()
     image = np.zeros((*labels.shape, 3), np.uint8)
     kinds = np.array([0, 2, 1], np.uint8)  # the truth swaps them
     if with_outlines:
@@ -117,16 +110,16 @@ def test_found_nuclei_get_the_class_of_the_one_they_stand_for(with_outlines: boo
         points = Centres(centroids(labels) + 2, kinds[1:])
         item = Labelled("x", image, centres=points, mpp=0.25)
     found = Found(labels, centroids(labels), np.eye(2, dtype=np.float32))
-    typed = typed_nuclei(Judged(item, found, maps, {}), model)
+    typed = typed_nuclei(Judged(item, found, maps, labels, {}))
     order = np.argsort(typed.truth)
     assert typed.truth[order].tolist() == [0, 1]
     np.testing.assert_allclose(probabilities(typed, 1.0)[order], [[0, 1], [1, 0]], atol=1e-6)
 
 
 def test_nuclei_without_a_class_or_of_unknown_size_do_not_count() -> None:
-    labels, maps, model = scene()
+    labels, maps = scene()
     image = np.zeros((*labels.shape, 3), np.uint8)
     found = Found(labels, centroids(labels), np.eye(2, dtype=np.float32))
     for kinds, mpp in (([0, 0, 0], 0.25), ([0, 1, 2], None)):
         item = Labelled("x", image, labels, np.array(kinds, np.uint8), mpp=mpp)
-        assert len(typed_nuclei(Judged(item, found, maps, {}), model).truth) == 0
+        assert len(typed_nuclei(Judged(item, found, maps, labels, {})).truth) == 0

@@ -19,7 +19,7 @@ def judged(truth: np.ndarray | None, pred: np.ndarray, **more: object) -> Judged
     image = np.full((*pred.shape, 3), 100, np.uint8)
     item = Labelled("f/x.png", image, truth, set="s", **more)  # type: ignore[arg-type]
     found = Found(pred, np.zeros((0, 2)), np.zeros((0, 0), np.float32))
-    return Judged(item, found, NO_MAPS, {"pq": 0.5} if truth is not None else {"f1": 0.5})
+    return Judged(item, found, NO_MAPS, pred, {"pq": 0.5} if truth is not None else {"f1": 0.5})
 
 
 def colours(tile: np.ndarray, height: int) -> set[tuple[int, ...]]:

@@ -93,12 +93,13 @@ def _apart(shape=(120, 130), seed=0):
 @pytest.mark.parametrize("region", [50, 1000])
 def test_predict_finds_what_the_engine_finds(network, region):
     item = _slide()
-    found, maps = predict(network, item)
+    found, maps, lattice = predict(network, item)
     source = ArraySource(item.image, Space.regular((143, 157), network.spec.spacing), fill=255)
     objects = find_objects(source, network, region=region)
     assert len(objects) > 8
     expected = objects.paint(Box((0, 0), (143, 157)))
     assert np.array_equal(found.labels, expected)
+    assert np.array_equal(lattice, expected)
     np.testing.assert_allclose(found.centroids, objects.centroids - 0.5, atol=1e-9)
     np.testing.assert_allclose(found.classes, objects.means[:, 1:], atol=1e-4)
     assert maps.prob.shape == (143, 157)
@@ -140,7 +141,7 @@ def test_images_are_brought_to_the_lattice_of_the_model(network, mpp, shape):
 def test_objects_come_back_in_the_pixels_of_the_image(mpp):
     labels = _apart()
     item = Labelled("p", _painted(labels), labels=labels, mpp=mpp)
-    found, _ = predict(Dark(), item)
+    found, *_ = predict(Dark(), item)
     assert found.labels.shape == labels.shape
     assert found.labels.dtype == np.int32
     values = score(found, item)
@@ -162,17 +163,17 @@ def test_classes_are_the_means_over_the_pixels_of_an_object():
     labels[5:15, 5:15], labels[30:50, 30:50] = 1, 2
     image = _painted(labels)
     image[30:35, 30:50] = (50, 20, 200)  # a quarter of the second is blue
-    found, _ = predict(Dark(), Labelled("p", image, labels=labels, mpp=0.5))
+    found, *_ = predict(Dark(), Labelled("p", image, labels=labels, mpp=0.5))
     np.testing.assert_allclose(found.classes[0], [0.8, 0.2], atol=1e-3)
     np.testing.assert_allclose(found.classes[1], [0.75 * 0.8 + 0.25 * 0.2, 0.35], atol=1e-3)
     assert predict(_network(CONFIG), _slide())[0].classes.shape[1] == 2
-    plain, _ = predict(_network(replace(CONFIG, classes=0)), _slide())
+    plain, *_ = predict(_network(replace(CONFIG, classes=0)), _slide())
     assert plain.classes.shape == (len(plain.centroids), 0)
 
 
 def test_an_image_without_objects_has_none():
     item = Labelled("w", np.full((50, 60, 3), 255, np.uint8), labels=np.zeros((50, 60), np.int32))
-    found, _ = predict(Dark(), item)
+    found, *_ = predict(Dark(), item)
     assert found.labels.max() == 0
     assert found.centroids.shape == (0, 2)
     assert found.classes.shape == (0, 2)
@@ -247,9 +248,9 @@ def test_predict_finds_what_a_user_finds_at_any_pixel_size(network, mpp):
         on_lattice(item, network.spec), slide.read(Box.of_shape(space.shape), space)
     )
     objects = find_objects(slide, network, region=64)
-    found, maps = predict(network, item)
+    found, _, lattice = predict(network, item)
     assert len(objects) > 3
-    assert np.array_equal(components(network.links(maps)), objects.paint(Box.of_shape(space.shape)))
+    assert np.array_equal(lattice, objects.paint(Box.of_shape(space.shape)))
     scale = network.spec.spacing[0] / mpp
     np.testing.assert_allclose(found.centroids, objects.centroids * scale - 0.5, atol=1e-9)
 

@@ -15,6 +15,8 @@ from wsiseg.errors import InputFileError
 from wsiseg.image.slide import MAX_MPP, MIN_MPP
 from wsiseg.run.inputs import Polygons, read_objects
 from wsiseg.training.readers.centres import Marked
+from wsiseg.training.readers.classes import class_key
+from wsiseg.training.readers.reading import SPLITS
 from wsiseg.training.readers.tables import Row, read_table
 
 __all__ = [
@@ -32,7 +34,6 @@ SYNONYMS = {"fibroblast": "spindle", "others": "other"}
 """Names of classes in public sets (CRCHistoPhenotypes) -> the names that the models here use."""
 
 ALL = "all"
-_SPLITS = {"validation": "val", "valid": "val", "training": "train", "testing": "test"}
 _IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 
 
@@ -125,7 +126,7 @@ def of_split(cases: Sequence[Case], split: str) -> list[Case]:
     names = sorted({case.split for case in cases} - {""})
     if split == ALL or not names:
         return list(cases)
-    chosen = [case for case in cases if case.split == split]
+    chosen = [case for case in cases if case.split == _split(split)]
     if not chosen:
         raise InputFileError(
             f"no image of the split {split!r}: there are {', '.join(names)}; "
@@ -136,6 +137,8 @@ def of_split(cases: Sequence[Case], split: str) -> list[Case]:
 
 def read_truth(case: Case, rename: Mapping[str, str] = SYNONYMS) -> Truth:
     """What is known of ``case``; ``rename`` maps names of classes, to "" where one is not known.
+
+    Names, those in ``rename`` too, are as ``class_key`` has them.
 
     Classes of a label image stand in ``<stem>_types.csv`` (id, class), beside the image or the
     labels. Raises InputFileError where a file is missing or is not what it should be.
@@ -210,7 +213,8 @@ def _case_of_points(marked: Marked, name: str, mpp: float | None, origin: int) -
 
 
 def _split(stated: str) -> str:
-    return _SPLITS.get(stated.casefold(), stated)
+    """As in training; a split of another name, such as a fold, keeps it."""
+    return SPLITS.get(stated.strip().casefold(), stated)
 
 
 def _centres(case: Case, rename: Mapping[str, str]) -> Truth:
@@ -220,4 +224,5 @@ def _centres(case: Case, rename: Mapping[str, str]) -> Truth:
 
 
 def _renamed(name: str, rename: Mapping[str, str]) -> str | None:
-    return rename.get(name, name) or None
+    key = class_key(name)
+    return rename.get(key, key) or None

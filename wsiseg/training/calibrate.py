@@ -16,11 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from wsiseg.geometry.links import components
 from wsiseg.metrics import count_overlaps, match_overlaps, match_points
-from wsiseg.model.unet import UNetModel
 from wsiseg.training.scoring import Judged
-from wsiseg.training.validate import without_small
 
 __all__ = ["Calibration", "Typed", "calibrate", "ece", "nll", "probabilities", "typed_nuclei"]
 
@@ -106,7 +103,7 @@ def ece(p: NDArray[Any], truth: NDArray[np.intp], bins: int = _BINS) -> float:
     return float(np.abs(gap).sum() / len(truth))
 
 
-def typed_nuclei(judged: Judged, model: UNetModel) -> Typed:
+def typed_nuclei(judged: Judged) -> Typed:
     """Found nuclei that stand for one of known class: IoU > 0.5, or 3 µm from a centre."""
     maps, item = judged.maps, judged.item
     if item.mpp is None:  # at an unknown size classes are not what users get
@@ -115,8 +112,7 @@ def typed_nuclei(judged: Judged, model: UNetModel) -> Typed:
     pred, truth = pred[kinds > 0], kinds[kinds > 0].astype(np.intp) - 1
     if not len(pred):
         return _nothing(len(maps.classes))
-    labels = without_small(components(model.links(maps)), model.spec.min_object)
-    pixels = _pixels_of(labels)
+    pixels = _pixels_of(judged.lattice)
     places = [_some(pixels[i]) for i in pred]
     scores = maps.classes.reshape(len(maps.classes), -1)
     logs = [np.log(np.maximum(scores[:, at].T.astype(np.float32), _TINY)) for at in places]

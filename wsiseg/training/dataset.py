@@ -14,7 +14,7 @@ from wsiseg.training.readers import centres, imagescope, manifest, mat, pairs, p
 from wsiseg.training.readers.classes import ClassMap
 from wsiseg.training.readers.drawn import labelled_crops
 from wsiseg.training.readers.files import listed
-from wsiseg.training.readers.reading import Note, Reading
+from wsiseg.training.readers.reading import SPLITS, Note, Reading
 
 __all__ = ["Found", "read_annotations", "read_dataset", "read_noted"]
 
@@ -30,12 +30,6 @@ LAYOUTS: dict[str, ModuleType] = {
     "label images (x.png and x_labels.png, or images/ and labels/)": pairs,
 }
 """Asked in this order: each is a module with ``accepts(folder)`` and ``read(folder, reading)``."""
-
-_SPLIT_FOLDERS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +138,9 @@ def _of_folder(root: Path, reading: Reading) -> list[Labelled]:
 
 def _split_folders(root: Path) -> list[tuple[Path, str]]:
     return [
-        (folder, _SPLIT_FOLDERS[folder.name.lower()])
+        (folder, SPLITS[folder.name.lower()])
         for folder in sorted(root.iterdir(), key=lambda p: p.name.lower())
-        if folder.is_dir() and folder.name.lower() in _SPLIT_FOLDERS
+        if folder.is_dir() and folder.name.lower() in SPLITS
     ]
 
 

@@ -92,7 +92,7 @@ def score_all(
         for judged in judge(model, items, check):
             rows.append((judged.item.set, judged.scores))
             if config.model.classes:
-                typed.append(typed_nuclei(judged, model))
+                typed.append(typed_nuclei(judged))
     cases = [item.case or item.name for item in items]
     sets = _counted(summary_of(rows), items)
     return Scored(sets, intervals(rows, cases), calibrate(joined(typed)) if typed else None)

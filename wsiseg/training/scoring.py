@@ -25,6 +25,8 @@ class Judged:
     found: Found
     maps: Maps
     """On the lattice of the model."""
+    lattice: NDArray[np.int32]
+    """(h, w): labels of what was found, there."""
     scores: Scores
 
 
@@ -38,8 +40,8 @@ def judge(
     for whole in items:
         check()
         item = known_part(whole)
-        found, maps = predict(model, item)
-        yield Judged(item, found, maps, score(within_known(found, item), item))
+        found, maps, lattice = predict(model, item)
+        yield Judged(item, found, maps, lattice, score(within_known(found, item), item))
 
 
 def known_part(item: Labelled) -> Labelled:

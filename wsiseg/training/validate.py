@@ -64,8 +64,8 @@ def _scale(item: Labelled, spec: ModelSpec) -> float:
     return spec.spacing[0] / item.mpp
 
 
-def predict(model: LocalModel, item: Labelled) -> tuple[Found, Maps]:
-    """Objects of ``item`` and, on the model's lattice, its maps."""
+def predict(model: LocalModel, item: Labelled) -> tuple[Found, Maps, NDArray[np.int32]]:
+    """Objects of ``item`` and, on the model's lattice, its maps and the labels of the objects."""
     image = on_lattice(item, model.spec)
     space = Space.regular(image.shape[:2], model.spec.spacing, model.spec.unit)
     source = ArraySource(image, space, fill=255)  # as a slide is read beyond its edge
@@ -74,7 +74,7 @@ def predict(model: LocalModel, item: Labelled) -> tuple[Found, Maps]:
     box = Box.of_shape(space.shape)
     maps = whole.maps(Tile((0,) * box.ndim, box, box), Clock())
     labels = without_small(components(model.links(maps)), model.spec.min_object)
-    return _described(labels, maps, item.image.shape[:2], _scale(item, model.spec)), maps
+    return _described(labels, maps, item.image.shape[:2], _scale(item, model.spec)), maps, labels
 
 
 def without_small(labels: NDArray[np.int32], least: int) -> NDArray[np.int32]:

@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 from wsiseg.errors import InputFileError, SettingsError
 from wsiseg.training.readers.classes import ClassMap
 
-__all__ = ["Note", "Reading"]
+__all__ = ["SPLITS", "Note", "Reading"]
 
 _log = logging.getLogger(__name__)
 
-_SPLITS = {
+SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+"""What data sets call their splits, without blanks and in lower case -> what they are here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class Reading:
         """The split ("train", "val" or "test") that a file or folder names."""
         if not stated.strip():
             return self.own_split
-        split = _SPLITS.get(stated.strip().casefold())
+        split = SPLITS.get(stated.strip().casefold())
         if split is None:
             raise InputFileError(f"{where}: split must be train, val or test, got {stated!r}")
         return split
