@@ -11,6 +11,7 @@ from wsiseg.model.flood import Immersion, flood
 RULE = Immersion(levels=(200, 160, 120, 90, 60), steps=(2, 1, 2, 0, 3), min_seed=4, radius=3)
 TIGHT = Immersion(levels=(180, 100), steps=(1, 2), min_seed=3, radius=2)
 FINE = Immersion(tuple(range(230, 0, -15)), (1, 0) * 8, min_seed=9, radius=4)
+WIDE = Immersion((140, 30), (1, 4), min_seed=70, radius=9)  # more steps than a word has bytes
 
 
 def smooth_field(seed, shape, sigma=1.5):
@@ -124,12 +125,24 @@ def reference(landscape, mask, rule):
     seed=st.integers(0, 10**6),
     shape=st.sampled_from([(1, 1), (1, 17), (23, 19), (5, 7, 6), (1, 9, 8), (31,)]),
     rule=st.sampled_from(
-        [RULE, TIGHT, FINE, Immersion((0,), (0,), 1, 0), Immersion((255, 0), (0, 9), 6, 4)]
+        [RULE, TIGHT, FINE, WIDE, Immersion((0,), (0,), 1, 0), Immersion((255, 0), (0, 9), 6, 4)]
     ),
 )
 def test_flood_does_what_its_rule_says(seed, shape, rule):
     landscape, mask = smooth_field(seed, shape, sigma=1.0)
     np.testing.assert_array_equal(flood(landscape, mask, rule), reference(landscape, mask, rule))
+
+
+def test_thin_and_bent_parts_count_only_what_can_be_walked_to():
+    mask = np.zeros((40, 40), dtype=bool)
+    mask[::4], mask[1::4, 0], mask[2::8, -1] = True, True, True  # a comb, and teeth that meet
+    mask[20:31, 20:31] ^= np.random.default_rng(0).random((11, 11)) < 0.5
+    landscape = np.full(mask.shape, 200, dtype=np.uint8)
+    for min_seed in range(2, 24, 3):
+        rule = Immersion((150,), (0,), min_seed, 6)
+        np.testing.assert_array_equal(
+            flood(landscape, mask, rule), reference(landscape, mask, rule)
+        )
 
 
 @pytest.mark.parametrize("levels", [1, 3])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from wsiseg.errors import SpaceError
 from wsiseg.jit import kernel
 
-__all__ = ["FOREGROUND", "components", "inner_links", "links_of"]
+__all__ = ["FOREGROUND", "components", "eight", "inner_links", "links_of", "next_nonzero"]
 
 FOREGROUND = np.uint8(0x80)
 """Bit of a links map: this pixel belongs to an object."""
@@ -49,7 +49,7 @@ def components(links: NDArray[np.uint8]) -> NDArray[np.int32]:
     """Labels ``(*s)`` of the objects of ``links`` ``(*s)``, 1.. in raster order of first pixels."""
     if links.size >= np.iinfo(np.int32).max:
         raise SpaceError(f"links of shape {links.shape} are too large to label in one piece")
-    steps = np.array(_element_strides(links.shape), dtype=np.int64)
+    steps = tuple(_element_strides(links.shape))
     return _components(inner_links(links).ravel(), steps).reshape(links.shape)
 
 
@@ -63,36 +63,80 @@ def _element_strides(shape: tuple[int, ...]) -> list[int]:
 
 
 @kernel
-def _components(links: NDArray[np.uint8], steps: NDArray[np.int64]) -> NDArray[np.int32]:
-    parent = np.empty(links.size, dtype=np.int32)
-    for p in range(links.size):
-        parent[p] = p
-    for p in range(links.size):
-        bits = links[p]
-        if bits < 128:
-            continue
-        for axis in range(steps.size):
-            if bits & (1 << axis):
-                q = p + steps[axis]
-                if links[q] >= 128:
-                    a, b = p, q
-                    while parent[a] != a:
-                        parent[a] = parent[parent[a]]
-                        a = parent[a]
-                    while parent[b] != b:
-                        parent[b] = parent[parent[b]]
-                        b = parent[b]
-                    if a < b:  # the root is the first pixel in raster order
-                        parent[b] = a
-                    else:
-                        parent[a] = b
-    count = 0
-    for p in range(links.size):  # a parent precedes its children, so it is already a label
+def next_nonzero(line: NDArray[Any], x: int) -> int:
+    """The first place from ``x`` on in ``line`` (n,) that is not 0, or n; most of a slide is 0."""
+    while x + 8 <= line.size and not eight(line, x):
+        x += 8
+    while x < line.size and line[x] == 0:
+        x += 1
+    return x
+
+
+@kernel
+def eight(line: NDArray[Any], x: int) -> Any:
+    """The bits of ``line[x : x + 8]``, taken together: 0 where all are."""
+    low = line[x] | line[x + 1] | line[x + 2] | line[x + 3]
+    return low | line[x + 4] | line[x + 5] | line[x + 6] | line[x + 7]
+
+
+@kernel
+def _components(links: NDArray[np.uint8], steps: tuple[int, ...]) -> NDArray[np.int32]:
+    """Labels of flattened ``links`` that lead to no pixel outside; line by line, in pieces whose
+    pixels are linked along the last axis.
+    """
+    last = len(steps) - 1
+    labels = np.zeros(links.size, dtype=np.int32)
+    parent = np.empty(links.size + 1, dtype=np.int32)  # of labels; touched as far as there are any
+    starts = np.empty(links.size + 1, dtype=np.int32)  # of pieces, likewise
+    stops = np.empty(links.size + 1, dtype=np.int32)
+    count = pieces = 0
+    p = next_nonzero(links, 0)
+    while p < links.size:
         if links[p] < 128:
-            parent[p] = 0
-        elif parent[p] == p:
+            p = next_nonzero(links, p + 1)
+            continue
+        label, first, linked = np.int32(0), p, True
+        while linked:
+            for axis in range(last):
+                q = p - steps[axis]
+                if q >= 0 and links[q] >= 128 and links[q] >> axis & 1 and labels[q] != label:
+                    if label == 0:
+                        label = labels[q]
+                    else:
+                        _unite(parent, label, labels[q])
+            linked = links[p] >> last & 1 and links[p + 1] >= 128
+            p += 1
+        if label == 0:
             count += 1
-            parent[p] = count
+            label = np.int32(count)
+            parent[count] = label
+        labels[first:p] = label
+        starts[pieces], stops[pieces] = first, p
+        pieces += 1
+        if p < links.size and links[p] == 0:
+            p = next_nonzero(links, p)
+    objects = 0
+    for k in range(1, count + 1):  # a parent precedes its children, so it is already a number
+        if parent[k] == k:
+            objects += 1
+            parent[k] = objects
         else:
-            parent[p] = parent[parent[p]]
-    return parent
+            parent[k] = parent[parent[k]]
+    for k in range(pieces):
+        labels[starts[k] : stops[k]] = parent[labels[starts[k]]]
+    return labels
+
+
+@kernel
+def _unite(parent: NDArray[np.int32], a: Any, b: Any) -> None:
+    """Make one tree of those of ``a`` and ``b``; its root is the lesser, which came first."""
+    while parent[a] != a:
+        parent[a] = parent[parent[a]]
+        a = parent[a]
+    while parent[b] != b:
+        parent[b] = parent[parent[b]]
+        b = parent[b]
+    if a < b:
+        parent[b] = a
+    else:
+        parent[a] = b

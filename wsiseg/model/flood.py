@@ -9,24 +9,30 @@ function of the landscape within ``Immersion.reach`` px, in any number of dimens
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import comb
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.errors import ModelError
-from wsiseg.geometry.links import FOREGROUND
+from wsiseg.geometry.links import FOREGROUND, eight
 from wsiseg.jit import kernel
 
 __all__ = ["Immersion", "flood"]
 
 _FREE, _LABELLED, _QUEUED, _VISITED = 1, 2, 3, 4  # states of foreground; 0 is outside
 _SEED = 5
+_WALKED = np.uint8(0x80)  # added to a state
 _Pixels = NDArray[np.int64]
 _Bytes = NDArray[np.uint8]
-_Stamps = NDArray[np.int32]
+_Tops = NDArray[np.int16]
+_Strides = tuple[int, ...]  # a tuple, so that its length is known when loops over it are compiled
+_Seed = tuple[int, int, int]  # min_seed, radius, and what _countable says
 
 _NEVER = 255  # level index of pixels that no level reaches
+_NO_TOP = np.int16(-1)
+_LANES = 8  # bytes of a word
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +95,25 @@ def flood(
             f"a flood needs a uint8 landscape and a mask of the same shape of at most 7 axes, got "
             f"{landscape.dtype} {landscape.shape} and {mask.shape}"
         )
-    # one px of outside all around, so that no neighbour needs a bounds check
-    inner = tuple(slice(1, -1) for _ in mask.shape)
-    height = np.zeros([n + 2 for n in mask.shape], dtype=np.uint8)
-    level = np.full_like(height, _NEVER)
-    height[inner] = landscape
-    reached = _levels(landscape.ravel(), mask.ravel(), _level_table(rule))
-    level[inner] = reached.reshape(mask.shape)
+    shape = tuple(n + 2 for n in mask.shape)
+    height, inside = _padded(landscape, shape), _padded(mask, shape)
+    strides = height.strides  # of bytes: one per px
+    order, starts = _by_level(height.ravel(), inside.ravel(), _level_table(rule), len(rule.levels))
     steps = np.array(rule.steps, dtype=np.int64)
-    strides = np.array(height.strides, dtype=np.int64)  # of bytes: one per px
-    seed = (rule.min_seed, rule.radius)
-    links = _flood(level.ravel(), height.ravel(), strides, steps, seed)
-    return np.ascontiguousarray(links.reshape(height.shape)[inner])
+    seed = (rule.min_seed, rule.radius, _countable(mask.ndim, rule.radius))
+    links = _flood(order, starts, height.ravel(), strides, steps, seed)
+    return np.ascontiguousarray(links.reshape(shape)[_inner(mask.ndim)])
+
+
+def _padded(values: NDArray[Any], shape: tuple[int, ...]) -> _Bytes:
+    """``values`` with one px of 0 all around, so that no neighbour needs a bounds check."""
+    padded = np.zeros(shape, dtype=np.uint8)
+    padded[_inner(values.ndim)] = values
+    return padded
+
+
+def _inner(ndim: int) -> tuple[slice, ...]:
+    return (slice(1, -1),) * ndim
 
 
 def _level_table(rule: Immersion) -> NDArray[np.uint8]:
@@ -110,69 +123,91 @@ def _level_table(rule: Immersion) -> NDArray[np.uint8]:
     return np.where(reached.any(axis=1), reached.argmax(axis=1), _NEVER).astype(np.uint8)
 
 
-@kernel
-def _levels(landscape: _Bytes, mask: NDArray[np.bool_], table: _Bytes) -> _Bytes:
-    out = np.empty(landscape.size, dtype=np.uint8)
-    for i in range(landscape.size):
-        out[i] = table[landscape[i]] if mask[i] else _NEVER
-    return out
+def _countable(ndim: int, radius: int) -> int:
+    """The largest number of steps up to ``radius`` that `_within` can count, in bytes."""
+    fit = [r for r in range(min(radius, _LANES - 1) + 1) if _ball(ndim, r) < 256]
+    return fit[-1]
+
+
+def _ball(ndim: int, radius: int) -> int:
+    """Pixels within ``radius`` steps of one, in a lattice without outside."""
+    return sum(2**k * comb(ndim, k) * comb(radius, k) for k in range(ndim + 1))
 
 
 @kernel
-def _flood(
-    level: _Bytes, height: _Bytes, strides: _Pixels, steps: _Pixels, seed: tuple[int, int]
-) -> _Bytes:
-    """Links of a flattened, padded lattice: ``level`` (N,) is the level that reaches a pixel."""
-    order, starts = _by_level(level, len(steps))
-    state = np.zeros(level.size, dtype=np.uint8)
-    for p in order:
-        state[p] = _FREE
-    links = np.zeros(level.size, dtype=np.uint8)
-    queue = np.empty(order.size, dtype=np.int64)
-    spare = np.empty(order.size, dtype=np.int64)
-    stamp = np.zeros(level.size, dtype=np.int32)
-    waiting = 0
-    for k in range(len(steps)):
-        surfaced = order[starts[k] : starts[k + 1]]
-        waiting = _touching(surfaced, state, strides, queue, waiting)
-        for _ in range(steps[k]):
-            if waiting == 0:
-                break
-            _adopt(queue[:waiting], state, height, strides, links)
-            waiting = _next_rim(queue, waiting, spare, level, state, strides, k)
-            queue, spare = spare, queue
-        for j in range(waiting):
-            state[queue[j]] = _FREE
-        end = _gather(surfaced, spare, level, state, strides, k, seed[0])
-        _choose_seeds(spare[:end], state, strides, stamp, seed)
-        _link_seeds(spare[:end], state, strides, links)
-        waiting = _still_free(queue, waiting, state)
-        waiting = _touching(spare[:end], state, strides, queue, waiting)
-    return links
-
-
-@kernel
-def _by_level(level: _Bytes, count: int) -> tuple[Any, Any]:
-    """Pixels that any level reaches, sorted by level, and where each level starts."""
+def _by_level(height: _Bytes, inside: _Bytes, table: _Bytes, count: int) -> tuple[Any, Any]:
+    """Pixels that any level reaches, by level and in raster order, and where each level starts."""
+    size = 1  # one more than there are, because each is put down before it is looked at
+    for one in inside:
+        size += one
+    reached = np.empty(size, dtype=np.int64)
+    levels = np.empty(size, dtype=np.uint8)
+    n = np.int64(0)
+    eights = inside.size // 8 * 8
+    for first in range(0, eights, 8):
+        if eight(inside, first):  # most of a slide is outside
+            for p in range(first, first + 8):
+                k = table[height[p]]
+                reached[n], levels[n] = p, k
+                n += np.int64(inside[p] & np.uint8(k < count))
+    for p in range(eights, inside.size):
+        k = table[height[p]]
+        reached[n], levels[n] = p, k
+        n += np.int64(inside[p] & np.uint8(k < count))
     starts = np.zeros(count + 1, dtype=np.int64)
-    for value in level:
-        if value < count:
-            starts[value + 1] += 1
+    for k in levels[:n]:
+        starts[k + 1] += 1
     for k in range(count):
         starts[k + 1] += starts[k]
-    order = np.empty(starts[count], dtype=np.int64)
+    order = np.empty(n, dtype=np.int64)
     at = starts.copy()
-    for p in range(level.size):
-        k = level[p]
-        if k < count:
-            order[at[k]] = p
-            at[k] += 1
+    for j in range(n):
+        order[at[levels[j]]] = reached[j]
+        at[levels[j]] += 1
     return order, starts
 
 
 @kernel
+def _flood(
+    order: _Pixels,
+    starts: _Pixels,
+    height: _Bytes,
+    strides: _Strides,
+    steps: _Pixels,
+    seed: _Seed,
+) -> _Bytes:
+    """Links of a flattened, padded lattice, level by level."""
+    state = np.zeros(height.size, dtype=np.uint8)
+    top = np.full(height.size, _NO_TOP, dtype=np.int16)  # height of those that have an object
+    links = np.zeros(height.size, dtype=np.uint8)
+    queue = np.empty(order.size, dtype=np.int64)
+    spare = np.empty(order.size, dtype=np.int64)
+    waiting = 0
+    for k in range(len(steps)):
+        surfaced = order[starts[k] : starts[k + 1]]
+        for p in surfaced:
+            state[p] = _FREE
+        waiting = _touching(surfaced, state, strides, queue, waiting)
+        for _ in range(steps[k]):
+            if waiting == 0:
+                break
+            _adopt(queue[:waiting], top, strides, links)
+            waiting = _next_rim(queue[:waiting], spare, state, top, height, strides)
+            queue, spare = spare, queue
+        for j in range(waiting):
+            state[queue[j]] = _FREE
+        end = _gather(surfaced, spare, state, strides, seed[0])
+        pixels = _in_raster_order(spare[:end], surfaced, state)
+        _choose_seeds(pixels, state, strides, seed)
+        _link_seeds(pixels, state, top, height, strides, links)
+        waiting = _still_free(queue, waiting, state)
+        waiting = _touching(pixels, state, strides, queue, waiting)
+    return links
+
+
+@kernel
 def _touching(
-    pixels: _Pixels, state: _Bytes, strides: _Pixels, queue: _Pixels, waiting: int
+    pixels: _Pixels, state: _Bytes, strides: _Strides, queue: _Pixels, waiting: int
 ) -> int:
     """Queue the free pixels that touch an object behind those that wait; returns how many wait."""
     for j in range(waiting):
@@ -182,8 +217,7 @@ def _touching(
             continue
         touches = False
         for s in strides:
-            if state[p - s] == _LABELLED or state[p + s] == _LABELLED:
-                touches = True
+            touches |= state[p - s] == _LABELLED or state[p + s] == _LABELLED
         if touches:
             state[p] = _QUEUED
             queue[waiting] = p
@@ -192,33 +226,33 @@ def _touching(
 
 
 @kernel
-def _adopt(pixels: _Pixels, state: _Bytes, height: _Bytes, strides: _Pixels, links: _Bytes) -> None:
+def _adopt(pixels: _Pixels, top: _Tops, strides: _Strides, links: _Bytes) -> None:
     """One synchronous step: each pixel joins its highest neighbour that has an object.
 
     Equal heights: the lower axis first, and the neighbour before ahead of the one behind.
     """
     for p in pixels:
-        best, axis, owner = np.int64(-1), 0, np.int64(p)
-        for i in range(len(strides)):
-            for q in (p - strides[i], p + strides[i]):
-                if state[q] == _LABELLED and np.int64(height[q]) > best:
-                    best, axis, owner = np.int64(height[q]), i, q
+        best, bit, lower = _NO_TOP, np.uint8(0), np.int64(p)
+        for i, s in enumerate(strides):
+            if top[p - s] > best:
+                best, bit, lower = top[p - s], np.uint8(1 << i), p - s
+            if top[p + s] > best:
+                best, bit, lower = top[p + s], np.uint8(1 << i), np.int64(p)
         links[p] |= FOREGROUND
-        links[min(p, owner)] |= np.uint8(1 << axis)
-    for p in pixels:  # only now: who joins in a step is not joined in the same step
-        state[p] = _LABELLED
+        links[lower] |= bit
 
 
 @kernel
 def _next_rim(
-    queue: _Pixels, count: int, rim: _Pixels, level: _Bytes, state: _Bytes, strides: _Pixels, k: int
+    adopted: _Pixels, rim: _Pixels, state: _Bytes, top: _Tops, height: _Bytes, strides: _Strides
 ) -> int:
-    """Queue in ``rim`` the pixels of level k that touch those just labelled; returns how many."""
+    """Label the pixels ``adopted``, queue the free ones that touch them; returns how many."""
     found = 0
-    for j in range(count):
+    for p in adopted:
+        state[p], top[p] = _LABELLED, height[p]
         for s in strides:
-            for q in (queue[j] - s, queue[j] + s):
-                if state[q] == _FREE and level[q] <= k:
+            for q in (p - s, p + s):
+                if state[q] == _FREE:
                     state[q] = _QUEUED
                     rim[found] = q
                     found += 1
@@ -227,24 +261,19 @@ def _next_rim(
 
 @kernel
 def _gather(
-    surfaced: _Pixels,
-    stack: _Pixels,
-    level: _Bytes,
-    state: _Bytes,
-    strides: _Pixels,
-    k: int,
-    min_seed: int,
+    surfaced: _Pixels, stack: _Pixels, state: _Bytes, strides: _Strides, min_seed: int
 ) -> int:
-    """Put the free components of level k that may hold seeds into ``stack``; returns the end.
+    """Put the free components that may hold seeds into ``stack``; returns the end.
 
-    They are left _VISITED. One without a pixel that surfaced at k is as it was at k - 1, or less.
+    They are left _VISITED. One without a pixel that surfaced now is as it was a level before, or
+    less.
     """
     end = 0
     small = stack.size  # too small ones are kept at the far end, so that each is visited once
     for first in surfaced:
         if state[first] != _FREE:
             continue
-        last = _component(first, stack, end, level, state, strides, k)
+        last = _component(first, stack, end, state, strides)
         if last - end >= min_seed:
             end = last
             continue
@@ -258,16 +287,14 @@ def _gather(
 
 
 @kernel
-def _component(
-    first: int, stack: _Pixels, begin: int, level: _Bytes, state: _Bytes, strides: _Pixels, k: int
-) -> int:
-    """Put the free component of ``first`` at level k into ``stack[begin:]``; returns its end."""
+def _component(first: int, stack: _Pixels, begin: int, state: _Bytes, strides: _Strides) -> int:
+    """Put the free component of ``first`` into ``stack[begin:]``; returns its end."""
     stack[begin], end, at = first, begin + 1, begin
     state[first] = _VISITED
     while at < end:
         for s in strides:
             for q in (stack[at] - s, stack[at] + s):
-                if state[q] == _FREE and level[q] <= k:
+                if state[q] == _FREE:
                     state[q] = _VISITED
                     stack[end] = q
                     end += 1
@@ -276,24 +303,68 @@ def _component(
 
 
 @kernel
-def _choose_seeds(
-    pixels: _Pixels, state: _Bytes, strides: _Pixels, stamp: _Stamps, seed: tuple[int, int]
-) -> None:
-    """Mark as _SEED the visited pixels that reach ``seed[0]`` of them in ``seed[1]`` steps.
+def _in_raster_order(visited: _Pixels, surfaced: _Pixels, state: _Bytes) -> _Pixels:
+    """The pixels ``visited``, sorted; most have just surfaced, and these are."""
+    pixels = np.empty(visited.size, dtype=np.int64)
+    n = 0
+    for p in surfaced:
+        if state[p] == _VISITED:
+            pixels[n] = p
+            n += 1
+    return pixels if n == visited.size else np.sort(visited)
 
-    If a pixel has them within R steps, all within ``seed[1] - R`` steps of it have them too, so
-    that most need no walk of their own.
+
+@kernel
+def _choose_seeds(pixels: _Pixels, state: _Bytes, strides: _Strides, seed: _Seed) -> None:
+    """Mark as _SEED the visited ``pixels`` that reach ``seed[0]`` of them in ``seed[1]`` steps.
+
+    Most are told by a count that leaves some out. The others take a walk: if a pixel has enough
+    within R steps, all within ``seed[1] - R`` steps of it have them too.
     """
-    min_seed, radius = seed
+    min_seed, radius, countable = seed
+    counts = _within(pixels, strides)
+    for j in range(pixels.size):
+        if np.int64(counts[j] >> np.uint64(8 * countable) & np.uint64(255)) >= min_seed:
+            state[pixels[j]] = _SEED
     ball = np.empty(pixels.size, dtype=np.int64)
     ends = np.empty(radius + 2, dtype=np.int64)
     for first in pixels:
         if state[first] != _VISITED:
             continue
-        needed = _walk(first, ball, ends, state, strides, stamp, min_seed, radius)
+        needed = _walk(first, ball, ends, state, strides, min_seed, radius)
         if needed <= radius:
             for j in range(ends[radius - needed]):
                 state[ball[j]] = _SEED
+
+
+@kernel
+def _within(pixels: _Pixels, strides: _Strides) -> NDArray[np.uint64]:
+    """Byte r: how many of ``pixels``, in raster order, each reaches within r steps, or fewer.
+
+    Counted are those that a walk along the first axis, then along the second, and so on, leads
+    to. So those within r steps are, along the last axis, the pixel itself and what its neighbours
+    reach in r - 1 steps on their side; along the axis before, the same of what was counted so far.
+    """
+    counts = np.full(pixels.size, 0x0101010101010101, dtype=np.uint64)
+    ahead = np.empty(pixels.size, dtype=np.uint64)
+    behind = np.empty(pixels.size, dtype=np.uint64)
+    for k in range(len(strides)):
+        s = strides[len(strides) - 1 - k]
+        i = pixels.size - 1
+        for j in range(pixels.size - 1, -1, -1):
+            while pixels[i] > pixels[j] + s:
+                i -= 1
+            met = pixels[i] == pixels[j] + s
+            ahead[j] = (counts[i] + ahead[i]) << np.uint64(8) if met else np.uint64(0)
+        i = 0
+        for j in range(pixels.size):
+            while pixels[i] < pixels[j] - s:
+                i += 1
+            met = pixels[i] == pixels[j] - s
+            behind[j] = (counts[i] + behind[i]) << np.uint64(8) if met else np.uint64(0)
+        for j in range(pixels.size):
+            counts[j] += ahead[j] + behind[j]
+    return counts
 
 
 @kernel
@@ -302,8 +373,7 @@ def _walk(
     ball: _Pixels,
     ends: _Pixels,
     state: _Bytes,
-    strides: _Pixels,
-    stamp: _Stamps,
+    strides: _Strides,
     min_seed: int,
     radius: int,
 ) -> int:
@@ -311,9 +381,8 @@ def _walk(
 
     ``ball[: ends[r]]`` are those within r steps, at least up to r = radius less the answer.
     """
-    stamp[0] += 1  # pixel 0 is padding, never walked on: it counts the walks
-    mark = stamp[0]
-    ball[0], stamp[first], ends[0] = first, mark, 1
+    ball[0], ends[0] = first, 1
+    state[first] |= _WALKED
     needed = 0 if min_seed <= 1 else radius + 1
     r, at = 0, 0
     while r < max(needed, radius - needed) and r < radius:
@@ -321,9 +390,8 @@ def _walk(
         for j in range(at, ends[r]):
             for s in strides:
                 for q in (ball[j] - s, ball[j] + s):
-                    inside = state[q] == _VISITED or state[q] == _SEED
-                    if inside and stamp[q] != mark:
-                        stamp[q] = mark
+                    if state[q] == _VISITED or state[q] == _SEED:
+                        state[q] |= _WALKED
                         ball[end] = q
                         end += 1
         at = ends[r]
@@ -331,20 +399,32 @@ def _walk(
         ends[r] = end
         if needed > radius and end >= min_seed:
             needed = r
+    for j in range(ends[r]):
+        state[ball[j]] ^= _WALKED
     return needed
 
 
 @kernel
-def _link_seeds(pixels: _Pixels, state: _Bytes, strides: _Pixels, links: _Bytes) -> None:
+def _link_seeds(
+    pixels: _Pixels,
+    state: _Bytes,
+    top: _Tops,
+    height: _Bytes,
+    strides: _Strides,
+    links: _Bytes,
+) -> None:
     """Link adjacent seeds and label them; free the rest."""
     for p in pixels:
         if state[p] == _SEED:
             links[p] |= FOREGROUND
-            for i in range(len(strides)):
-                if state[p + strides[i]] == _SEED:
+            for i, s in enumerate(strides):
+                if state[p + s] == _SEED:
                     links[p] |= np.uint8(1 << i)
     for p in pixels:
-        state[p] = _LABELLED if state[p] == _SEED else _FREE
+        if state[p] == _SEED:
+            state[p], top[p] = _LABELLED, height[p]
+        else:
+            state[p] = _FREE
 
 
 @kernel
