@@ -150,10 +150,10 @@ SQUARES = [shapely.box(20 * i, 0, 20 * i + 10, 10) for i in range(4)]
 
 @pytest.fixture
 def classed(tmp_path):
-    # truth a a b b; prediction a b b, and one beside everything, of class a
+    # truth a a b b; prediction a b b, and one beside everything, of class a, all written otherwise
     write([batch(SQUARES, ("a", "b"), [0, 0, 1, 1])], tmp_path / "t.geojson")
     pred = [*SQUARES[:3], shapely.box(0, 50, 10, 60)]
-    write([batch(pred, ("b", "a"), [1, 0, 0, 1])], tmp_path / "p.parquet")
+    write([batch(pred, ("B ", "A"), [1, 0, 0, 1])], tmp_path / "p.parquet")
     return tmp_path / "t.geojson", tmp_path / "p.parquet"
 
 

@@ -180,7 +180,7 @@ def test_geojson_gives_polygons_and_classes(tmp_path, name):
     found = read_objects(path)
     assert isinstance(found, Polygons)
     assert shapely.area(found.geometry).tolist() == [12, 1]
-    assert found.class_name.tolist() == ["Tumor", None]
+    assert found.class_name.tolist() == ["tumor", None]  # as names are compared
 
 
 def batch(geometry, classes=(), index=None):

@@ -33,6 +33,7 @@ from wsiseg.run.evaluate_image import Judged, judge
 from wsiseg.run.evaluate_predictions import FromFolder, FromModel, Predictions
 from wsiseg.run.evaluate_totals import Document, image_row, totals
 from wsiseg.run.worst_page import write_worst_page
+from wsiseg.training.readers.classes import class_key
 
 __all__ = ["FILES", "EvaluationJob", "evaluate_images"]
 
@@ -68,7 +69,7 @@ class EvaluationJob:
     rules: Rules = field(default_factory=Rules)
     """IoU thresholds, ties, empties; not its radius and mpp."""
     rename: Mapping[str, str] = field(default_factory=lambda: dict(SYNONYMS))
-    """Names of classes to be replaced, on both sides."""
+    """Names of classes to be replaced, on both sides; case does not count, as in training."""
     resamples: int = 1000
     """Of the bootstrap."""
     seed: int = 0
@@ -81,6 +82,8 @@ class EvaluationJob:
     """Images at once; None: one per core."""
 
     def __post_init__(self) -> None:
+        rename = {class_key(old): class_key(new) for old, new in self.rename.items()}
+        object.__setattr__(self, "rename", rename)
         if self.manifest is None and self.points is None:
             raise SettingsError("--manifest or --points must say which images to evaluate on")
         if self.pred is not None and self.model is not None:

@@ -16,6 +16,7 @@ from wsiseg.cells.parquet import read_batches
 from wsiseg.errors import InputFileError
 from wsiseg.export.geojson_read import read_geojson
 from wsiseg.image.labels import LABEL_SUFFIXES, read_labels
+from wsiseg.training.readers.classes import class_key
 
 __all__ = ["POLYGON_SUFFIXES", "Polygons", "read_objects"]
 
@@ -29,7 +30,7 @@ class Polygons:
     geometry: NDArray[Any]
     """(N,) shapely Polygon or MultiPolygon, valid, level-0 px (x, y)."""
     class_name: NDArray[Any]
-    """(N,) name of the class, None where an object has none."""
+    """(N,) name of the class as ``class_key`` has it, None where an object has none."""
     left_out: int
     """Number of geometries without a usable area, not among the N."""
 
@@ -64,7 +65,8 @@ def _polygons(batches: Iterator[CellBatch]) -> Polygons:
     geometry, names = [np.zeros(0, object)], [np.zeros(0, object)]
     for batch in batches:  # keeps neither ids nor measurements
         geometry.append(np.asarray(batch.geometry, dtype=object))
-        names.append(batch.class_names)
+        keys = [class_key(name) if name else None for name in batch.class_names]
+        names.append(np.array([*keys, None], dtype=object)[:-1])
     outlines = _repaired(np.concatenate(geometry))
     sound = shapely.area(outlines) > 0
     left_out = int((~sound).sum())

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from wsiseg.errors import InputFileError, SettingsError
 
-__all__ = ["ClassMap"]
+__all__ = ["ClassMap", "class_key"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class ClassMap:
     def __post_init__(self) -> None:
         _check_names(self.classes)
         for source, target in self.renames.items():
-            if self.classes and target and _key(target) not in map(_key, self.classes):
+            if self.classes and target and class_key(target) not in map(class_key, self.classes):
                 raise SettingsError(
                     f"renames: {source!r} becomes {target!r}, which is no class: expected one of "
                     f"{', '.join(self.classes)}, or nothing (class not known)"
@@ -63,9 +63,9 @@ class ClassMap:
     def _number(self, name: str | None) -> int | None:
         if not self.classes:
             return 0
-        key = _key(name or "")
-        order = {_key(c): i for i, c in enumerate(self.classes, 1)}
-        renames = {_key(source): _key(target) for source, target in self.renames.items()}
+        key = class_key(name or "")
+        order = {class_key(c): i for i, c in enumerate(self.classes, 1)}
+        renames = {class_key(source): class_key(target) for source, target in self.renames.items()}
         if key in renames:
             return order[renames[key]] if renames[key] else 0
         if not key or key in order:
@@ -73,12 +73,13 @@ class ClassMap:
         return order.get(self.usual.get(key, key))
 
 
-def _key(name: str) -> str:
+def class_key(name: str) -> str:
+    """What names of one class have in common: neither case nor blanks around a name count."""
     return name.strip().casefold()
 
 
 def _check_names(classes: Iterable[str]) -> None:
-    keys = [_key(name) for name in classes]
+    keys = [class_key(name) for name in classes]
     if not all(keys) or len(set(keys)) < len(keys) or len(keys) > 254:
         raise SettingsError(
             f"classes must be 254 different names at most, none of them empty, got {list(classes)}"
