@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from csv import reader
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -43,7 +45,7 @@ ROWS = st.lists(
 @given(rows=ROWS)
 def test_what_is_written_is_read_back(rows: list[SlideRow], suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"m{suffix}"
-    assert write_manifest(rows, path) == len(rows)
+    assert write_manifest(rows, path, overwrite=True) == len(rows)
     assert read_manifest(path) == rows
 
 
@@ -69,6 +71,55 @@ def csv(tmp_path: Path, *lines: str, encoding: str = "utf-8") -> Path:
 def test_paths_are_relative_to_the_manifest(tmp_path: Path) -> None:
     rows = read_manifest(csv(tmp_path, "slide_id,path", "a,sub/x.svs", "b,/abs/y.svs"))
     assert [row.path for row in rows] == [str(tmp_path / "sub" / "x.svs"), "/abs/y.svs"]
+
+
+def test_urls_are_paths_too(tmp_path: Path) -> None:
+    lines = ["path", "S3://bucket/a/x.svs", "file:///a%20b/%25y.svs", "s3://bucket/b/x.svs"]
+    rows = read_manifest(csv(tmp_path, *lines))
+    assert [row.path for row in rows] == [
+        "s3://bucket/a/x.svs",
+        "/a b/%y.svs",
+        "s3://bucket/b/x.svs",
+    ]
+    assert [row.slide_id for row in rows] == ["bucket__a__x", "%y", "bucket__b__x"]
+
+
+def test_secrets_of_urls_are_not_repeated(tmp_path: Path) -> None:
+    for url in ("s3://key:SECRET@bucket/x.svs", "https://h/x.svs?Signature=SECRET"):
+        with pytest.raises(InputFileError) as caught:
+            read_manifest(csv(tmp_path, "path", url))
+        assert "SECRET" not in str(caught.value)
+
+
+def test_a_manifest_at_a_url_names_slides_beside_it(tmp_path: Path) -> None:
+    text = "path,group\nsub/a.svs,x\n/local/b.svs,y\ns3://other/c.svs,z\n"
+    fsspec.filesystem("memory").pipe("/test-manifest/m.csv", text.encode())
+    rows = read_manifest("memory://test-manifest/m.csv")
+    assert [row.path for row in rows] == [
+        *("memory://test-manifest/sub/a.svs", "/local/b.svs", "s3://other/c.svs")
+    ]
+    fsspec.filesystem("memory").pipe("/test-manifest/m.csv", b"path,mpp\na.svs,-1\n")
+    with pytest.raises(InputFileError, match=r"^memory://test-manifest/m\.csv, line 2"):
+        read_manifest("memory://test-manifest/m.csv")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_names_that_are_not_utf8_need_another_format(suffix: str, tmp_path: Path) -> None:
+    rows = [SlideRow("a", os.fsdecode(b"/x/caf\xe9.svs")), SlideRow("b", "/x/b.svs")]
+    with pytest.raises(InputFileError, match=r"1 of 2 names.*\.jsonl"):
+        write_manifest(rows, tmp_path / f"m{suffix}")
+    assert write_manifest(rows, tmp_path / "m.jsonl") == 2
+    assert read_manifest(tmp_path / "m.jsonl") == rows
+
+
+def test_a_manifest_is_not_replaced_unasked_and_then_keeps_ids(tmp_path: Path) -> None:
+    made = [SlideRow("x", "/1/x.svs", named=False)]
+    write_manifest(made, tmp_path / "m.csv")
+    more = [SlideRow("1__x", "/1/x.svs", named=False), SlideRow("2__x", "/2/x.svs", named=False)]
+    with pytest.raises(InputFileError, match="--overwrite"):
+        write_manifest(more, tmp_path / "m.csv")
+    write_manifest(more, tmp_path / "m.csv", overwrite=True)
+    assert [row.slide_id for row in read_manifest(tmp_path / "m.csv")] == ["x", "2__x"]
 
 
 def test_tables_of_a_spreadsheet_are_read(tmp_path: Path) -> None:
@@ -107,7 +158,11 @@ def test_columns_of_others_are_not_passed_on(tmp_path: Path) -> None:
         (["slide_id,path,mpp", "a,x.svs,0"], "mpp"),
         (["slide_id,path,stain", "a,x.svs,pink"], "macenko"),
         (["slide_id,path", "a,"], "path"),
-        (["slide_id,path", "a,s3://bucket/x.svs"], "s3://"),
+        (["slide_id,path", "a,s3://key:secret@bucket/x.svs"], r"s3://bucket/\.\.\..*password"),
+        (["slide_id,path", "a,https://host/x.svs?Signature=SECRET"], r"host/\.\.\..*signature"),
+        (["slide_id,path", "a,file://host/x.svs"], "file:///"),
+        (["slide_id,path,group", 'a,x.svs,"one', "b,y.svs,two", "c,z.svs,three"], "line 2.*quote"),
+        (["slide_id,path,group", 'a,x.svs,"one', 'b,y.svs,"two"'], "line 2.*quote"),
         (["slide_id,path"], "no slides"),
         (["slide_id,path", "a,x.svs,more"], "line 2"),
     ],
@@ -163,3 +218,9 @@ def test_a_hundred_thousand_rows_are_read_in_seconds(suffix: str, tmp_path: Path
     began = time.process_time()
     assert read_manifest(tmp_path / f"m{suffix}") == rows
     assert time.process_time() - began < 30  # CPU; about 2 s on a quiet machine
+
+
+def test_group_0_is_a_group(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"path":"a.svs","group":0}\n{"path":"b.svs"}\n{"path":"c.svs","group":null}\n')
+    assert [row.group for row in read_manifest(path)] == ["0", "", ""]

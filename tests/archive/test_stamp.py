@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
+import fsspec
 import pytest
 
-from wsiseg.archive.stamp import Stamp, stamps_of
+from wsiseg.archive.stamp import Look, Stamp, Unreachable, stamps_of
+from wsiseg.image.parts import series_uid
+from wsiseg.storage.remote import UrlPath
 
 
-def stamp(path: Path, *, full: bool = False) -> Stamp | None:
+def stamp(path: Path | str, *, full: bool = False) -> Look:
     (found,) = stamps_of([str(path)], full=full)
     return found
 
@@ -72,3 +76,118 @@ def test_odd_inputs_have_stamps_too(tmp_path: Path) -> None:
     assert stamp(tmp_path / "pipe.svs") is not None
     assert stamp(tmp_path / "gone.svs") is None
     assert stamp(Path("nul\0.svs")) is None
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_share_that_is_not_mounted_is_not_a_missing_file(full: bool, tmp_path: Path) -> None:
+    (tmp_path / "mount").mkdir()
+    found = stamp(tmp_path / "mount" / "project" / "a.svs", full=full)
+    assert isinstance(found, Unreachable)
+    (tmp_path / "mount" / "other").write_bytes(b"")
+    assert stamp(tmp_path / "mount" / "project" / "a.svs", full=full) is None
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
+def test_storage_that_does_not_answer_is_not_a_missing_file(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.svs").write_bytes(b"x")
+
+    def silent(*_: object, **__: object) -> None:
+        raise OSError(number, "SECRET")
+
+    monkeypatch.setattr("wsiseg.archive.stamp.os.stat", silent)
+    found = stamp(tmp_path / "a.svs")
+    monkeypatch.undo()
+    assert found == Unreachable(errno.errorcode[number])
+
+
+def test_each_dicom_file_of_a_folder_is_looked_into_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(60):
+        head = bytes(128) + b"DICM" + b"\x20\x00\x0e\x00UI\x04\x00" + f"1.{i // 2:02}".encode()
+        (tmp_path / f"{i:02}.dcm").write_bytes(head + bytes(i))
+    looked: list[Path] = []
+
+    def counted(path: Path) -> bytes | None:
+        looked.append(path)
+        return series_uid(path)
+
+    monkeypatch.setattr("wsiseg.archive.stamp.series_uid", counted)
+    paths = [str(path) for path in sorted(tmp_path.iterdir())]
+    first = list(stamps_of(paths))
+    assert sorted(looked) == sorted(tmp_path.iterdir())
+    assert len(set(first)) == 30  # the two of a series are one slide
+    os.utime(tmp_path / "07.dcm", (1e9, 1e9))
+    second = list(stamps_of(paths))
+    assert [i for i, pair in enumerate(zip(first, second, strict=True)) if len(set(pair)) > 1] == [
+        6,
+        7,
+    ]
+
+
+def test_objects_have_stamps_without_being_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = fsspec.filesystem("memory")
+    names = [f"{i:03}.svs" for i in range(200)]
+    names += ["m.mrxs", "m/Data.dat", "z.zarr/.zattrs", "z.zarr/0/0", "d.dcm"]
+    for name in names:
+        memory.pipe(f"/stamps/{name}", b"x" * 50)
+    listings = []
+
+    def listed(self: UrlPath) -> object:
+        listings.append(str(self))
+        return real(self)
+
+    real = UrlPath.listed
+    monkeypatch.setattr(UrlPath, "listed", listed)
+    monkeypatch.setattr(UrlPath, "read", lambda *_: pytest.fail("was opened"))
+    monkeypatch.setattr(UrlPath, "ranges", lambda *_: pytest.fail("was opened"))
+    urls = [f"memory://stamps/{n}" for n in (*names[:200], "m.mrxs", "z.zarr", "d.dcm", "none.svs")]
+    first = list(stamps_of(urls))
+    assert first[-1] is None
+    assert {look.bytes for look in first[:200] if isinstance(look, Stamp)} == {50}
+    assert len(listings) == 1  # of many in one folder
+    assert list(stamps_of(urls)) == first == [stamp(url) for url in urls]
+    for changed in ("007.svs", "m/Data.dat", "z.zarr/0/0", "d.dcm"):
+        memory.pipe(f"/stamps/{changed}", b"x" * 50)
+    second = list(stamps_of(urls))
+    assert [i for i in range(204) if second[i] != first[i]] == [7, 200, 201, 202]
+    memory.rm("/stamps", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "most"),
+    [
+        (PermissionError("SECRET"), "access denied", 5000),
+        (RuntimeError("SECRET"), "memory://stamps does not answer", 50),  # is not asked for ever
+    ],
+)
+def test_a_store_that_refuses_or_is_silent_is_unreachable(
+    error: Exception, reason: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = []
+
+    def asked(*_: object, **__: object) -> None:
+        questions.append(1)
+        raise error
+
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.info", asked)
+    urls = [f"memory://stamps/{i}/a.svs" for i in range(5000)]
+    assert set(stamps_of(urls)) == {Unreachable(reason)}
+    assert len(questions) <= most
+
+
+def test_a_store_that_stumbles_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, questions = fsspec.filesystem("memory"), []
+    memory.pipe("/stamps/a.svs", b"x")
+    real = type(memory).info
+
+    def stumbles(*args: object, **how: object) -> object:
+        questions.append(1)
+        if len(questions) < 4:
+            raise RuntimeError
+        return real(*args, **how)
+
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.info", stumbles)
+    assert isinstance(stamp("memory://stamps/a.svs"), Stamp)

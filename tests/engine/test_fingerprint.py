@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from wsiseg.engine import fingerprint as module
 from wsiseg.engine.fingerprint import SAMPLE, fingerprint, fingerprint_array
 from wsiseg.errors import UnreadableSlideError
+from wsiseg.image.parts import series_uid
 
 SIZE = 3 * SAMPLE + 17
 
@@ -200,11 +203,11 @@ def test_a_dicom_file_counts_with_its_series_and_no_other(tmp_path: Path) -> Non
 
 
 def test_real_dicom_names_its_series(slides: Path) -> None:
-    uid = module._series_uid(slides / "small_dicom.dcm")
+    uid = series_uid(slides / "small_dicom.dcm")
     assert uid is not None
     assert uid.startswith(b"1.2.826.0.1.3680043.8.498.")
     assert fingerprint(slides / "small_dicom.dcm")["kind"] == "file"
-    assert module._series_uid(slides / "cmu-1-small-region.svs") is None
+    assert series_uid(slides / "cmu-1-small-region.svs") is None
 
 
 def test_every_real_slide_has_its_own_content(slides: Path) -> None:
@@ -257,3 +260,49 @@ def test_arrays_of_other_values_shape_or_type_differ() -> None:
     array = np.arange(12, dtype=np.uint8).reshape(3, 4)
     others = [array + 1, array.reshape(4, 3), array.view(np.int8), array.astype(np.uint16), array.T]
     assert len({fingerprint_array(a)["key"] for a in [array, *others]}) == 6
+
+
+# at URLs
+
+
+@pytest.fixture
+def memory() -> Iterator[Any]:
+    files = fsspec.filesystem("memory")
+    yield files
+    if files.exists("/prints"):
+        files.rm("/prints", recursive=True)
+
+
+def put(memory: Any, root: Path) -> None:
+    for file in root.rglob("*"):
+        if file.is_file():
+            memory.pipe(f"/prints/{file.relative_to(root).as_posix()}", file.read_bytes())
+
+
+def test_content_at_a_url_is_that_of_the_same_files_on_a_disk(memory: Any, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    files = {"small.svs": 9, "one.svs": SAMPLE, "big.ndpi": SIZE, "m.mrxs": 5, "m/Index.dat": 10}
+    files |= {"m/Slidedat.ini": 40, **{f"m/Data{i:04}.dat": SIZE // (i + 1) for i in range(20)}}
+    files |= {"z.zarr/zarr.json": 77, "z.zarr/0/zarr.json": 7, "z.zarr/é/c/0": 8}
+    for name, size in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(random.bytes(size))
+    for name, uid in (("1.dcm", b"1.2"), ("2.dcm", b"1.2"), ("3.dcm", b"9.9")):
+        dicom(tmp_path / name, uid, name.encode())
+    put(memory, tmp_path)
+    for name in ("small.svs", "one.svs", "big.ndpi", "m.mrxs", "z.zarr", "1.dcm"):
+        there, here = fingerprint(f"memory://prints/{name}"), fingerprint(tmp_path / name)
+        assert (there["content"], there["size"]) == (here["content"], here["size"]), name
+        assert there["key"] == fingerprint(f"memory://prints/{name}")["key"] != here["key"]
+        assert fingerprint(f"memory://prints/{name}", full=True)["key"] != there["key"]
+    assert fingerprint(f"file://{tmp_path}/small.svs") == fingerprint(tmp_path / "small.svs")
+
+
+def test_an_object_that_is_replaced_has_another_key(memory: Any, tmp_path: Path) -> None:
+    memory.pipe("/prints/a.svs", b"x" * 50)
+    first = fingerprint("memory://prints/a.svs")
+    memory.pipe("/prints/a.svs", b"x" * 50)
+    second = fingerprint("memory://prints/a.svs")
+    assert (second["content"], second["key"] != first["key"]) == (first["content"], True)
+    with pytest.raises(UnreadableSlideError, match="no such file"):
+        fingerprint("memory://prints/nothing.svs")

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from wsiseg.errors import InputFileError
 
-__all__ = ["check_id", "folded", "ids_of", "quoted", "stem_of"]
+__all__ = ["check_id", "folded", "hashed", "ids_of", "quoted", "stem_of"]
 
 _LONGEST = 200  # bytes; file systems take 255, and a hash may be added
 _LONGEST_QUOTED = 240  # bytes; the data set of all cells quotes ids, and adds "slide_id="
@@ -97,16 +97,19 @@ def ids_of(paths: Sequence[str]) -> list[str]:
             ids[i] = _candidate(paths[i], level[i])
 
 
+def hashed(slide_id: str, path: str) -> str:
+    """An id that no other path has, which begins as ``slide_id`` does."""
+    digest = hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()[:8]
+    while _is_long(slide_id, spare=20):
+        slide_id = slide_id[:-1]
+    return f"{slide_id.rstrip(_LAST)}~{digest}"
+
+
 def _candidate(path: str, level: int) -> str:
     *folders, name = PurePosixPath(path).parts
     last = stem_of(name) if level < 2 else name
     made = _fit("__".join([*folders, last]) if level else last)
-    if level == 3 or _is_long(made):
-        digest = hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()[:8]
-        while _is_long(made, spare=20):
-            made = made[:-1]
-        return f"{made.rstrip(_LAST)}~{digest}"
-    return made
+    return hashed(made, path) if level == 3 or _is_long(made) else made
 
 
 def _is_long(text: str, spare: int = 0) -> bool:

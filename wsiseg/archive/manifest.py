@@ -1,8 +1,9 @@
 """Manifests: CSV, Parquet and JSONL tables of slides, read and written.
 
-Columns: ``path`` (needed; relative to the manifest), ``slide_id`` (by default the file's stem),
-and where wanted ``mpp``, ``stain``, ``model``, ``group``. Other columns are not read, and never
-passed on: they may hold what is nobody's business. Every row is checked before anything is run.
+Columns: ``path`` (needed; a URL, or relative to the manifest), ``slide_id`` (by default the file's
+stem), and where wanted ``mpp``, ``stain``, ``model``, ``group``. Other columns are not read, and
+never passed on: they may hold what is nobody's business. Every row is checked before anything is
+run.
 """
 
 from __future__ import annotations
@@ -14,16 +15,21 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import unquote
 
 from wsiseg.archive.ids import check_id, ids_of
-from wsiseg.archive.rows import OPTIONAL, SlideRow, name_or_path, once_each
+from wsiseg.archive.rows import OPTIONAL, SlideRow, name_or_path, once_each, with_known_ids
 from wsiseg.atomic import atomic_write
-from wsiseg.errors import InputFileError
+from wsiseg.errors import InputFileError, SettingsError
 from wsiseg.image.slide import MAX_MPP, MIN_MPP
+from wsiseg.storage.remote import UrlPath
+from wsiseg.storage.url import absolute, is_url
 from wsiseg.training.readers.tables import read_table
 
 __all__ = ["READERS", "read_manifest", "write_manifest"]
@@ -38,13 +44,56 @@ _SHOWN = 5  # mistakes that a message lists
 
 
 def read_manifest(path: str | os.PathLike[str]) -> list[SlideRow]:
-    """Slides of a manifest, in its order; a row that is there twice counts once.
+    """Slides of a manifest at a path or URL, in its order; a row that is there twice counts once.
 
     Raises InputFileError, naming the lines, for a file that is no table, columns that are missing
     or misspelt, ids that cannot be folders or stand for different slides, a pixel size outside
     0.05 to 20 µm per px, and stains that do not exist. Files of slides are not looked for.
     """
+    text = absolute(path)
+    if not is_url(text):
+        found = Path(text if is_url(path) else path)
+        return _read(found, str(found.parent))
+    remote = UrlPath(text)
+    with TemporaryDirectory(prefix="wsiseg-") as folder:
+        copy = Path(folder) / remote.name
+        try:
+            copy.write_bytes(remote.read())
+            return _read(copy, str(remote.parent))
+        except InputFileError as error:
+            raise InputFileError(str(error).replace(str(copy), text)) from error
+        except OSError as error:
+            raise InputFileError(f"{text}: cannot be read: {error.strerror or error}") from error
+
+
+def write_manifest(
+    rows: Iterable[SlideRow], path: str | os.PathLike[str], *, overwrite: bool = False
+) -> int:
+    """Write ``rows`` as the name says (.csv, .parquet, .jsonl); how many there are.
+
+    ``read_manifest`` gives the same rows back. Paths are written as they are, absolute. Where a
+    manifest is replaced (``overwrite``), slides that nobody named keep the ids that they have in
+    it. Raises InputFileError for another ending, for a file that is there already, and where the
+    name of a slide has a line break or is not UTF-8, which takes .jsonl.
+    """
     path = Path(path)
+    _reader_for(path)
+    rows = list(rows)
+    if os.path.lexists(path):
+        if not overwrite:
+            raise InputFileError(f"{path} is there already: --overwrite replaces it")
+        with suppress(InputFileError):  # what is there may be anything
+            rows = with_known_ids(rows, {row.path: row.slide_id for row in read_manifest(path)})
+    table = [{k: v for k, v in asdict(r).items() if v not in (None, "")} for r in rows]
+    table = [{k: values[k] for k in _COLUMNS if k in values} for values in table]
+    data = _WRITERS[path.suffix.lower()](table)
+    with atomic_write(path) as file:
+        file.write(data)
+    return len(table)
+
+
+def _read(path: Path, base: str) -> list[SlideRow]:
+    """Rows of the table at ``path``, in which paths are relative to ``base``."""
     lines = list(_reader_for(path)(path))
     _check_columns(path, {name for _, values in lines for name in values})
     if not lines:
@@ -53,28 +102,13 @@ def read_manifest(path: str | os.PathLike[str]) -> list[SlideRow]:
     rows, mistakes = [], []
     for (where, values), slide_id in zip(lines, ids, strict=True):
         try:
-            rows.append(_row(where, values, slide_id, path.parent))
+            rows.append(_row(where, values, slide_id, base))
         except InputFileError as error:
             mistakes.append(str(error))
     if mistakes:
         more = f" (and {len(mistakes) - _SHOWN} more)" if len(mistakes) > _SHOWN else ""
         raise InputFileError("; ".join(mistakes[:_SHOWN]) + more)
     return once_each(rows, str(path))
-
-
-def write_manifest(rows: Iterable[SlideRow], path: str | os.PathLike[str]) -> int:
-    """Write ``rows`` as the name says (.csv, .parquet, .jsonl); how many there are.
-
-    ``read_manifest`` gives the same rows back. Paths are written as they are, absolute. Raises
-    InputFileError for another ending, and for a CSV where a path has a line break.
-    """
-    path = Path(path)
-    _reader_for(path)
-    table = [{k: v for k, v in asdict(row).items() if v not in (None, "")} for row in rows]
-    data = _WRITERS[path.suffix.lower()](table)
-    with atomic_write(path) as file:
-        file.write(data)
-    return len(table)
 
 
 def _csv_lines(path: Path) -> Iterator[Line]:
@@ -156,29 +190,31 @@ def _default_ids(lines: Sequence[dict[str, Any]]) -> list[str]:
     """Ids by file names, for the rows that have none."""
     without = [i for i, values in enumerate(lines) if values.get("slide_id") in (None, "")]
     ids = [str(values.get("slide_id")) for values in lines]
-    names = [str(lines[i].get("path")).replace("\\", "/").lstrip("/") or "_" for i in without]
+    paths = [str(lines[i].get("path")) for i in without]
+    paths = [unquote(path) if path.lower().startswith("file://") else path for path in paths]
+    names = [path.rpartition("://")[2].replace("\\", "/").strip("/") or "_" for path in paths]
     for i, slide_id in zip(without, ids_of(names), strict=True):
         ids[i] = slide_id
     return ids
 
 
-def _row(where: str, values: dict[str, Any], slide_id: str, base: Path) -> SlideRow:
+def _row(where: str, values: dict[str, Any], slide_id: str, base: str) -> SlideRow:
     path = values.get("path")
     if not isinstance(path, str) or not path or "\0" in path:
         raise InputFileError(f"{where}: path must be that of a slide, got {path!r}")
-    if "://" in path and not path.startswith("file://"):
-        raise InputFileError(
-            f"{where}: {path.partition('://')[0]}:// is not read yet: slides are files of this "
-            "machine or a mounted file system"
-        )
+    try:
+        path = absolute(path, base)
+    except SettingsError as error:
+        raise InputFileError(f"{where}: {error}") from error
     model = values.get("model") or None
     return SlideRow(
         check_id(slide_id, where),
-        os.path.abspath(base / path.removeprefix("file://")),
+        path,
         _mpp(where, values.get("mpp")),
         _stain(where, values.get("stain")),
         None if model is None else name_or_path(str(model), base),
-        _shown(str(values.get("group") or "")),
+        _shown("" if values.get("group") is None else str(values["group"])),
+        named=values.get("slide_id") not in (None, ""),
     )
 
 
@@ -208,14 +244,27 @@ def _stain(where: str, value: Any) -> str | None:
 
 
 def _csv(table: Sequence[dict[str, Any]]) -> bytes:
-    broken = next((t["path"] for t in table if "\n" in t["path"] or "\r" in t["path"]), None)
-    if broken:
-        raise InputFileError(f"{broken!r} has a line break in it: write the manifest as .jsonl")
+    _refuse(table, lambda path: "\n" in path or "\r" in path, "a line break")
+    _refuse(table, _is_odd, "bytes that are not UTF-8")
     text = io.StringIO()
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(t | {"group": _harmless(t.get("group", ""))} for t in table)
-    return text.getvalue().encode(errors="surrogateescape")
+    return text.getvalue().encode()
+
+
+def _refuse(table: Sequence[dict[str, Any]], is_so: Callable[[str], bool], what: str) -> None:
+    """InputFileError where names of slides cannot be written in this form."""
+    found = [values["path"] for values in table if is_so(values["path"])]
+    if found:
+        raise InputFileError(
+            f"{len(found)} of {len(table)} names have {what}, such as {found[0]!r}: write the "
+            "manifest as .jsonl, which can hold them"
+        )
+
+
+def _is_odd(path: str) -> bool:
+    return any("\ud800" <= letter <= "\udfff" for letter in path)
 
 
 def _harmless(text: str) -> str:
@@ -236,6 +285,7 @@ def _parquet(table: Sequence[dict[str, Any]]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    _refuse(table, _is_odd, "bytes that are not UTF-8")
     kinds = dict.fromkeys(_COLUMNS, pa.string()) | {"mpp": pa.float64()}
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(list(table), pa.schema(kinds)), sink)

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from wsiseg.engine.fingerprint import fingerprint
 from wsiseg.errors import UnreadableSlideError
+from wsiseg.image.parts import series_uid
+from wsiseg.storage.remote import Info, UrlPath
+from wsiseg.storage.url import is_url, parent_of
 
-__all__ = ["Stamp", "hash_of", "stamps_of"]
+__all__ = ["Look", "Stamp", "Unreachable", "hash_of", "stamps_of"]
 
 _LOOKS = 16  # at once: a network file system answers many as fast as one
 _SHARE = 64  # files that a thread looks at in a row
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+_SILENT = (errno.EIO, errno.ETIMEDOUT)
+_PATIENCE = 5  # questions in a row that a store leaves without an answer
+_MANY = 8  # of a share in one remote folder: then it is listed
 _COUNTED = 2000  # files of a folder whose sizes are added up, to order slides by size
 
 
@@ -30,20 +41,39 @@ class Stamp:
     bytes: int
     """Size; of a folder, of its first files."""
     mark: str
-    """Changes when the input does: size and time of a file, listing of a folder."""
+    """Changes when the input does: size and time (ETag) of a file, listing of a folder."""
 
 
-def stamps_of(paths: Iterable[str], *, full: bool = False) -> Iterator[Stamp | None]:
-    """The stamp of each of ``paths``, in order; None where there is no such file.
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """Storage that does not answer now: an input of which nothing is known, not even its absence.
 
-    ``full``: by every byte, as slow as reading all of it.
+    An error other than "no such file", or a file missing below a folder that is empty, as the
+    place of a share is that is not mounted. What is known of the input from earlier still stands.
     """
-    look = _full if full else _quick
+
+    reason: str
+    """Such as "EACCES", or the kind of error; holds no key."""
+
+
+Look = Stamp | Unreachable | None
+"""What a look at an input found; None: there is no such file."""
+
+
+def stamps_of(paths: Iterable[str], *, full: bool = False) -> Iterator[Look]:
+    """A look at each of ``paths`` (or URLs), in order.
+
+    ``full``: by every byte, as slow as reading all of it. Raises MissingExtraError where URLs need
+    a package that is not installed, SettingsError where they cannot be.
+    """
+    folders = _Folders()
     left = iter(paths)
     with ThreadPoolExecutor(_LOOKS) as pool:
         while some := list(islice(left, _LOOKS * _SHARE)):
+            folders.expect(some)
             shares = [some[i : i + _SHARE] for i in range(0, len(some), _SHARE)]
-            for stamps in pool.map(lambda share: [look(path) for path in share], shares):
+            looks = pool.map(lambda share: [_look(path, full, folders) for path in share], shares)
+            for stamps in looks:
                 yield from stamps
 
 
@@ -53,24 +83,163 @@ def hash_of(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _quick(path: str) -> Stamp | None:
+class _Folders:
+    """What lies in folders that many of the paths are in, asked once for all of them."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._known: dict[str, _Once] = {}
+        self._expected: set[str] = set()
+        self._unanswered: Counter[str] = Counter()
+
+    def answered(self, store: str, answer: bool) -> None:
+        """Tell whether a store has answered."""
+        self._unanswered[store] = 0 if answer else self._unanswered[store] + 1
+
+    def is_silent(self, store: str) -> bool:
+        """Whether it has not answered so often that asking for each slide would take hours."""
+        return self._unanswered[store] >= _PATIENCE
+
+    def expect(self, paths: Iterable[str]) -> None:
+        """Prepare for looks at ``paths``: a listing is cheaper than many single questions."""
+        counts = Counter(parent_of(path) for path in paths if is_url(path))
+        self._expected |= {folder for folder, count in counts.items() if count >= _MANY}
+
+    def info(self, path: UrlPath) -> Info:
+        """As ``path.info()``."""
+        if str(path.parent) not in self._expected:
+            return path.info()
+        listed = self.listed(path.parent)
+        if path.name not in listed:
+            raise FileNotFoundError(errno.ENOENT, "no such file", path.url)
+        return listed[path.name]
+
+    def listed(self, folder: UrlPath) -> Mapping[str, Info]:
+        """As ``folder.listed()``."""
+        found: Mapping[str, Info] = self._once(str(folder)).get(folder.listed)
+        return found
+
+    def series(self, path: Path) -> Any:
+        """Name, size and time of each DICOM file of the series of ``path``, and beside it."""
+        found = self._once(str(path.parent)).get(partial(_dicom_files, path.parent))
+        uid = next((entry[0] for entry in found if entry[1] == path.name), None)
+        return [entry[1:] for entry in found if entry[0] == uid]
+
+    def _once(self, folder: str) -> _Once:
+        with self._lock:
+            return self._known.setdefault(folder, _Once())
+
+
+class _Once:
+    """The answer to a question that many threads ask."""
+
+    def __init__(self) -> None:
+        self._lock, self._answer = Lock(), None
+
+    def get(self, ask: Callable[[], Any]) -> Any:
+        with self._lock:
+            if self._answer is None:
+                self._answer = ask()
+            return self._answer
+
+
+def _look(path: str, full: bool, folders: _Folders) -> Look:
+    if is_url(path):
+        return _look_at_url(path, full, folders)
     try:
-        found = os.stat(path)
-    except (OSError, ValueError):
+        return _by_all(path, full=True) if full else _quick(path, folders)
+    except ValueError:  # a NUL in the name
         return None
+    except OSError as error:
+        return _absent(path, error)
+
+
+def _look_at_url(path: str, full: bool, folders: _Folders) -> Look:
+    store = "/".join(path.split("/")[:3])
+    while not folders.is_silent(store):
+        try:
+            found: Look = _at_url(UrlPath(path), full, folders)
+        except OSError as error:
+            if error.errno in _SILENT:
+                folders.answered(store, False)
+                continue
+            found = _absent(path, error)
+        folders.answered(store, True)
+        return found
+    return Unreachable(f"{store} does not answer")
+
+
+def _quick(path: str, folders: _Folders) -> Look:
+    found = os.stat(path)
     is_file = stat.S_ISREG(found.st_mode)
-    if is_file and not path.lower().endswith((".mrxs", ".dcm")):
+    if is_file and path.lower().endswith(".dcm"):
+        series = folders.series(Path(path))
+        return Stamp(sum(size for _, size, _ in series), hash_of({"series": series}))
+    if is_file and not path.lower().endswith(".mrxs"):
         return Stamp(found.st_size, f"{found.st_size}:{found.st_mtime_ns}")
     if is_file or stat.S_ISDIR(found.st_mode):
-        return _full(path, full=False)
+        return _by_all(path, full=False)
     return Stamp(0, "no file")  # a pipe, a socket: the reader says what it thinks of it
 
 
-def _full(path: str, full: bool = True) -> Stamp | None:
+def _by_all(path: str, *, full: bool, size: int | None = None) -> Look:
     try:
-        return Stamp(_size(Path(path)), fingerprint(path, full=full)["key"])
-    except UnreadableSlideError:
+        key = fingerprint(path, full=full)["key"]
+        return Stamp(_size(Path(path)) if size is None else size, key)
+    except UnreadableSlideError as error:
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from None
         return Stamp(0, "unreadable") if os.path.lexists(path) else None
+
+
+def _at_url(path: UrlPath, full: bool, folders: _Folders) -> Look:
+    info = folders.info(path)
+    if full:
+        return _by_all(path.url, full=True, size=info.size)
+    listed: Mapping[str, Info] = {}
+    if info.is_dir:
+        listed = path.walked()
+    elif path.suffix.lower() == ".mrxs":
+        listed = path.with_suffix("").walked()
+    elif path.suffix.lower() == ".dcm":  # which of them are of its series takes opening them
+        listed = folders.listed(path.parent)
+    if not listed:
+        return Stamp(info.size, f"{info.size}:{info.mark}")
+    told = [[name, each.size, each.mark] for name, each in listed.items()]
+    size = info.size if path.suffix.lower() == ".dcm" else sum(i.size for i in listed.values())
+    return Stamp(size, hash_of({"own": [info.size, info.mark], "listed": told}))
+
+
+def _dicom_files(folder: Path) -> list[tuple[bytes | None, str, int, int]]:
+    """Series, name, size and time of the DICOM files of a folder, sorted by name."""
+    found = []
+    for file in sorted(folder.iterdir()):
+        if file.suffix.lower() == ".dcm":
+            told = file.stat()
+            found.append((series_uid(file), file.name, told.st_size, told.st_mtime_ns))
+    return found
+
+
+def _absent(path: str, error: OSError) -> Unreachable | None:
+    """None where the file is not there, and the folder that should hold it can be looked into."""
+    if error.errno not in _NOT_THERE:
+        return Unreachable(_kind(error, path))
+    if is_url(path):
+        return None
+    folder = Path(path)
+    try:
+        while not folder.is_dir():
+            folder = folder.parent
+        with os.scandir(folder) as inside:
+            return None if any(inside) else Unreachable("an empty folder, perhaps not mounted")
+    except OSError as fault:
+        return Unreachable(_kind(fault, path))
+
+
+def _kind(error: OSError, path: str) -> str:
+    if is_url(path):
+        return error.strerror or type(error).__name__
+    return errno.errorcode.get(error.errno or 0, type(error).__name__)
 
 
 def _size(path: Path) -> int:

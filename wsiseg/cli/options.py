@@ -8,16 +8,19 @@ import typer
 
 from wsiseg.errors import SettingsError
 
-__all__ = ["AsJson", "Mpp", "Plane", "Quiet", "Rename", "Scene", "SlideArgument"]
+__all__ = ["AsJson", "Mpp", "Plane", "Quiet", "Rename", "Resume", "Scene", "SlideArgument"]
 __all__ += ["given", "renames"]
 
-SlideArgument = Annotated[str, typer.Argument(help="Slide: SVS, NDPI, MRXS, TIFF, OME-TIFF, ...")]
+SlideArgument = Annotated[str, typer.Argument(help="Slide: SVS, NDPI, MRXS, TIFF, ..., or s3://...")]
 Mpp = Annotated[
     float | None, typer.Option(help="µm per pixel of level 0, overriding the file's metadata.")
 ]
 Scene = Annotated[int | None, typer.Option(help="Scene of a file with several; default the first.")]
 Plane = Annotated[int | None, typer.Option(help="Plane of a z-stack; default the middle one.")]
 Rename = Annotated[list[str] | None, typer.Option(help="OLD=NEW name of a class; may be repeated.")]
+Resume = Annotated[
+    bool, typer.Option("--resume/--fresh", help="Go on with what is there, or start over.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.geometry import Box
+from wsiseg.pulse import beat
 
 __all__ = ["DECODE_ERRORS", "Contents", "Level", "level_downsample"]
 
@@ -39,10 +40,13 @@ class Level:
         """Pixels ``(*box.shape, 3)``, white outside the level."""
         inside = box.clip(self.shape)
         if inside == box and not box.empty:
-            return self.reader(box)
+            pixels = self.reader(box)
+            beat()
+            return pixels
         out = np.full((*box.shape, 3), 255, dtype=np.uint8)
         if not inside.empty:
             out[inside.slices(box.start)] = self.reader(inside)
+            beat()
         return out
 
 

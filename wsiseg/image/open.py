@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from math import isfinite
@@ -25,7 +26,11 @@ from wsiseg.errors import (
     WsisegError,
 )
 from wsiseg.image.level import DECODE_ERRORS, Contents
+from wsiseg.image.parts import Place, members_of
 from wsiseg.image.slide import MAX_MPP, MIN_MPP, Slide
+from wsiseg.storage.remote import UrlPath
+from wsiseg.storage.staging import Staging
+from wsiseg.storage.url import absolute, is_url
 
 __all__ = ["ARRAY", "FORMATS", "Format", "open_slide"]
 
@@ -61,15 +66,21 @@ def open_slide(
     *,
     scene: int | None = None,
     z: int | None = None,
+    staging: Staging | None = None,
 ) -> Slide:
-    """Open a slide: a file, an OME-Zarr folder, or an array (h, w[, c]).
+    """Open a slide: a file, an OME-Zarr folder, the URL of one (s3://...), or an array (h, w[, c]).
 
     ``mpp`` is µm per level-0 px, one number or (y, x), from 0.05 to 20; it goes before what the
     file says. ``scene`` picks one of several images (default: the first that is not a label or
     macro), ``z`` a focal plane (default: the middle one, ``z_count // 2``). No pixel is decoded.
 
+    Of URLs, tiled TIFF and OME-Zarr are read by ranges; other formats are copied first, see
+    ``wsiseg.storage.staging``. With ``staging``, files of this machine are copied there, too.
+    Pixels are the same whichever way a slide comes.
+
     Raises UnreadableSlideError (missing, empty or damaged), its subclass UnsupportedFormatError
-    (no reader takes it), MissingExtraError, or MissingSpacingError for an ``mpp`` out of range.
+    (no reader takes it), MissingExtraError, MissingSpacingError for an ``mpp`` out of range, or
+    SettingsError for a URL that cannot be and a slide that does not fit into ``staging``.
     """
     given = _given_mpp(mpp)
     if isinstance(path, np.ndarray):
@@ -78,11 +89,96 @@ def open_slide(
         return Slide(
             "memory", array_contents(path), given_mpp=given, reopen=(open_slide, (path, given))
         )
-    where = Path(path)
+    text = absolute(path) if is_url(path) else os.fspath(path)
+    if is_url(text):
+        return _open_url(UrlPath(text), given, scene, z, staging)
+    where = Path(text)
     head = _head(where)
-    contents = _contents(where, head, scene, z)
-    reopen = (_reopen, (os.path.abspath(where), given, scene, z))
+    if staging is not None and head:
+        contents = _copied_or_there(where, scene, z, staging)
+    else:
+        contents = _contents(where, head, scene, z)
+    reopen = (_reopen, (os.path.abspath(where), given, scene, z, staging))
     return Slide(str(where), contents, given_mpp=given, reopen=reopen)
+
+
+def _open_url(
+    where: UrlPath,
+    given: tuple[float, float] | None,
+    scene: int | None,
+    z: int | None,
+    staging: Staging | None,
+    mark: str | None = None,
+) -> Slide:
+    """The slide at a URL; it has to be the version ``mark``, if that is given."""
+    try:
+        info = where.info()
+        found = _zarr_mark(where) if info.is_dir else info.mark
+        if mark not in (None, found):
+            raise OSError(errno.ESTALE, "replaced since it was opened first", where.url)
+        contents = _contents_at(where, info.is_dir, scene, z, staging)
+    except UnreadableSlideError:
+        raise
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UnreadableSlideError(f"{where}: cannot be opened: {reason}") from error
+    reopen = (_reopen, (where.url, given, scene, z, staging, found))
+    return Slide(where.url, contents, given_mpp=given, reopen=reopen)
+
+
+def _contents_at(
+    where: UrlPath, is_dir: bool, scene: int | None, z: int | None, staging: Staging | None
+) -> Contents:
+    if is_dir:
+        _folder(where)
+        return _zarr_contents(where, scene, z)
+    head = where.read(0, HEAD)
+    if not head:
+        raise UnreadableSlideError(f"{where}: the file is empty (0 bytes)")
+    if _is_tiff(Path(), head):
+        from wsiseg.image.ranges import tiff_contents
+
+        contents = tiff_contents(where, where.ranges(), scene, z)
+        if contents is not None:
+            return contents
+    return _copied(where, scene, z, staging or Staging.of())
+
+
+def _zarr_contents(where: UrlPath, scene: int | None, z: int | None) -> Contents:
+    from wsiseg.image.formats.ome_zarr import open_contents
+
+    try:
+        return open_contents(where, scene, z)
+    except DECODE_ERRORS as error:
+        raise _refused(str(where), b"", [("ome-zarr", _ours(error))]) from error
+
+
+def _zarr_mark(where: UrlPath) -> str:
+    listed = where.listed()
+    return " ".join(listed[name].mark for name in ZARR_MARKS if name in listed)
+
+
+def _copied(where: Place, scene: int | None, z: int | None, staging: Staging) -> Contents:
+    """Contents of a copy, which stays for as long as they do."""
+    copy = staging.copy(members_of(where), str(where))
+    try:
+        contents = _contents(copy.path, _head(copy.path), scene, z, shown=str(where))
+    except BaseException:
+        copy.close()
+        raise
+
+    def close() -> None:
+        contents.close()
+        copy.close()
+
+    return replace(contents, close=close)
+
+
+def _copied_or_there(where: Path, scene: int | None, z: int | None, staging: Staging) -> Contents:
+    try:
+        return _copied(where, scene, z, staging)
+    except UnreadableSlideError:  # it may need files that nobody knew of, or cannot be copied
+        return _contents(where, _head(where), scene, z)
 
 
 def _is_tiff(path: Path, head: bytes) -> bool:
@@ -99,15 +195,15 @@ def _is_plain(path: Path, head: bytes) -> bool:
     return (head.startswith(plain) or webp) and path.suffix.lower() != ".mrxs"
 
 
-def _is_zarr(path: Path, head: bytes) -> bool:
-    marks = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
-    return path.is_dir() and any((path / mark).is_file() for mark in marks)
+def _is_zarr(path: Path | UrlPath, head: bytes) -> bool:
+    return path.is_dir() and any((path / mark).is_file() for mark in ZARR_MARKS)
 
 
 def _is_file(path: Path, head: bytes) -> bool:
     return bool(head)
 
 
+ZARR_MARKS = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
 MRXS_HINT = "; an .mrxs file needs the folder of the same name beside it"
 READERS = "wsiseg.image.formats."
 FORMATS = (
@@ -123,18 +219,24 @@ FORMATS = (
 """Asked in this order; the first that opens the file has it."""
 
 
-def _contents(path: Path, head: bytes, scene: int | None, z: int | None) -> Contents:
+def _contents(
+    path: Path, head: bytes, scene: int | None, z: int | None, shown: str = ""
+) -> Contents:
     refusals: list[tuple[str, WsisegError]] = []
     for candidate in _candidates(path, head):
         try:
             return candidate.open(path, scene, z)
-        except (UnreadableSlideError, MissingExtraError) as error:
-            refusals.append((candidate.name, error))
         except DECODE_ERRORS as error:
-            damaged = UnreadableSlideError(f"{type(error).__name__}: {error}")
-            damaged.__cause__ = error
-            refusals.append((candidate.name, damaged))
-    raise _refused(path, head, refusals)
+            refusals.append((candidate.name, _ours(error)))
+    raise _refused(shown or str(path), head, refusals)
+
+
+def _ours(error: Exception) -> WsisegError:
+    if isinstance(error, UnreadableSlideError | MissingExtraError):
+        return error
+    damaged = UnreadableSlideError(f"{type(error).__name__}: {error}")
+    damaged.__cause__ = error
+    return damaged
 
 
 def _candidates(path: Path, head: bytes) -> Iterator[Format]:
@@ -145,7 +247,7 @@ def _candidates(path: Path, head: bytes) -> Iterator[Format]:
             yield row
 
 
-def _refused(path: Path, head: bytes, refusals: list[tuple[str, WsisegError]]) -> WsisegError:
+def _refused(path: str, head: bytes, refusals: list[tuple[str, WsisegError]]) -> WsisegError:
     # what says "mine, but damaged" tells more than "not mine"; among equals the last, most general
     damaged = [r for r in refusals if not isinstance(r[1], UnsupportedFormatError)]
     asked = damaged or [r for r in refusals if r[0] not in ("aperio", "oriented-tiff", "ome-tiff")]
@@ -154,7 +256,7 @@ def _refused(path: Path, head: bytes, refusals: list[tuple[str, WsisegError]]) -
             f"{path}: no reader knows this format (it begins with {head[:16]!r}); supported are "
             "SVS, NDPI, MRXS, SCN, BIF, DICOM, OME-TIFF, TIFF, OME-Zarr, PNG and JPEG"
             + MRXS_HINT
-            * (path.suffix.lower() == ".mrxs")
+            * path.lower().endswith(".mrxs")
         )
     name, error = asked[-1]
     kind = type(error)
@@ -184,10 +286,11 @@ def _head(path: Path) -> bytes:
     return head
 
 
-def _folder(path: Path) -> bytes:
+def _folder(path: Path | UrlPath) -> bytes:
     if _is_zarr(path, b""):
         return b""
-    inside = sorted(p.name for p in path.iterdir())[:3]
+    names = path.listed() if isinstance(path, UrlPath) else (p.name for p in path.iterdir())
+    inside = sorted(names)[:3]
     raise UnsupportedFormatError(
         f"{path}: expected a slide, got a folder that is not a zarr (no zarr.json, .zattrs or "
         f".zgroup; it holds {', '.join(inside) or 'nothing'}); name the file inside it"
@@ -213,18 +316,31 @@ _reopened: OrderedDict[tuple[Any, ...], Slide] = OrderedDict()
 _reopened_lock = Lock()
 
 
-def _reopen(path: str, mpp: tuple[float, float] | None, scene: int | None, z: int | None) -> Slide:
+def _reopen(
+    path: str,
+    mpp: tuple[float, float] | None,
+    scene: int | None,
+    z: int | None,
+    staging: Staging | None = None,
+    mark: str = "",
+) -> Slide:
     # a worker gets the same slide with every task: it is opened once, unless the file changed
-    try:
-        found = os.stat(path)
-        state = (found.st_mtime_ns, found.st_size, found.st_ino)
-    except OSError:
-        state = (0, 0, 0)
-    key = (os.getpid(), path, mpp, scene, z, state)
+    key = (os.getpid(), path, mpp, scene, z, staging, mark or _state(path))
     with _reopened_lock:
         if key not in _reopened:
-            _reopened[key] = open_slide(path, mpp, scene=scene, z=z)
+            if is_url(path):
+                _reopened[key] = _open_url(UrlPath(path), mpp, scene, z, staging, mark)
+            else:
+                _reopened[key] = open_slide(path, mpp, scene=scene, z=z, staging=staging)
         _reopened.move_to_end(key)
         while len(_reopened) > REOPENED:
             _reopened.popitem(last=False)  # closed when its last user lets go of it
         return _reopened[key]
+
+
+def _state(path: str) -> tuple[int, int, int]:
+    try:
+        found = os.stat(path)
+        return (found.st_mtime_ns, found.st_size, found.st_ino)
+    except OSError:
+        return (0, 0, 0)

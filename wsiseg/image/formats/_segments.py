@@ -1,6 +1,7 @@
 """Tiles, strips and rows of a TIFF page: found by its tables, read by position, decoded apart.
 
-File reads are positional (os.pread) and decoding holds no lock, so threads do not wait.
+File reads are positional (os.pread, or ranges of an object) and decoding holds no lock, so
+threads do not wait.
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ from numpy.typing import NDArray
 from wsiseg.errors import UnreadableSlideError
 from wsiseg.image.formats._guards import adobe_transform, check_claim
 from wsiseg.image.formats._rgb import ColourRule, to_rgb
+from wsiseg.storage.remote import Ranges
 
-__all__ = ["Files", "RawRows", "Segments"]
+__all__ = ["Files", "RangeFiles", "RawRows", "Segments"]
 
 JPEG, RGB = {6, 7, 33007, 34892}, 2  # values of the tags Compression and PhotometricInterpretation
 
 
 class Files:
     """Positional reads from the file, and from those that a multi-file OME-TIFF names."""
+
+    lanes = 1
+    """Reads that are worth doing at once."""
 
     def __init__(self) -> None:
         self._open: dict[str, int] = {}
@@ -55,6 +60,36 @@ class Files:
             if path not in self._open:
                 self._open[path] = os.open(path, os.O_RDONLY)
             return self._open[path]
+
+
+class RangeFiles(Files):
+    """Positional reads of a file at a URL, whatever its skeleton is called."""
+
+    lanes = 16
+
+    def __init__(self, ranges: Ranges) -> None:
+        super().__init__()
+        self._ranges = ranges
+
+    def read(self, path: str, offset: int, count: int) -> bytes:
+        """As ``Files.read``."""
+        if self._closed:
+            raise UnreadableSlideError("the slide has been closed")
+        try:
+            data = self._ranges.read_at(offset, count)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise UnreadableSlideError(f"{count} bytes at {offset}: {reason}") from error
+        if len(data) != count:
+            raise UnreadableSlideError(
+                f"the file ends at byte {offset + len(data)}, within a tile of {count} bytes"
+            )
+        return data
+
+    def close(self) -> None:
+        """As ``Files.close``."""
+        super().close()
+        self._ranges.close()
 
 
 def _close_all(descriptors: dict[str, int]) -> None:

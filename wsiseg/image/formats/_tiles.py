@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.errors import UnreadableSlideError, UnsupportedFormatError, WsisegError
-from wsiseg.geometry import Box, TileGrid
+from wsiseg.geometry import Box, Tile, TileGrid
 from wsiseg.image.level import DECODE_ERRORS
 
 __all__ = ["MAX_PIXELS", "MAX_TILE_PIXELS", "TileCache", "TiledPlane", "check_size"]
@@ -54,21 +56,37 @@ class TiledPlane:
         tile: tuple[int, int],
         decode: Callable[[int, int], NDArray[np.uint8] | None],
         cache: TileCache,
+        *,
+        lanes: int = 1,
     ) -> None:
+        """``lanes``: tiles of a box that are asked for at once, where each takes a journey."""
         self.shape, self.tile = shape, tile
+        self._lanes = lanes
         self._decode, self._cache = decode, cache
         self._grid = TileGrid(shape, tile, 0)
 
     def read(self, box: Box) -> NDArray[np.uint8]:
         """Pixels of a box inside the plane; tiles that the file leaves out are white."""
         out = np.empty((*box.shape, 3), dtype=np.uint8)
-        for tile in self._grid.overlapping(box):
+        for tile, pixels in self._found(box):
             part = tile.core.intersect(box)
-            pixels = self._cache.get((id(self), tile.index), partial(self._one, tile.index))
             self._check(pixels, tile.core)
             inside = pixels[part.slices(tile.core.start)] if pixels.size else np.uint8(255)
             out[part.slices(box.start)] = inside
         return out
+
+    def _found(self, box: Box) -> Iterator[tuple[Tile, NDArray[np.uint8]]]:
+        """Each tile that a box touches, with its pixels."""
+        tiles = iter(self._grid.overlapping(box))
+        if self._lanes == 1:
+            yield from ((tile, self._tile(tile)) for tile in tiles)
+            return
+        with ThreadPoolExecutor(self._lanes) as pool:
+            while some := list(islice(tiles, 4 * self._lanes)):
+                yield from zip(some, pool.map(self._tile, some), strict=True)
+
+    def _tile(self, tile: Tile) -> NDArray[np.uint8]:
+        return self._cache.get((id(self), tile.index), partial(self._one, tile.index))
 
     def _one(self, index: tuple[int, ...]) -> NDArray[np.uint8]:
         try:

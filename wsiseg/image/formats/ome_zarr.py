@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.storage import LocalStore
+from zarr.storage import FsspecStore, LocalStore
 
 from wsiseg.errors import UnreadableSlideError, UnsupportedFormatError
 from wsiseg.geometry import Box
@@ -25,15 +25,18 @@ from wsiseg.image.formats._mpp import UM_PER_UNIT, number
 from wsiseg.image.formats._rgb import ColourRule, to_rgb
 from wsiseg.image.formats._tiles import TileCache, TiledPlane, check_size
 from wsiseg.image.level import Contents, Level, level_downsample
+from wsiseg.storage.guarded import awaitable
+from wsiseg.storage.remote import UrlPath
 
 __all__ = ["open_contents"]
 
 MAX_CHUNK_BYTES = 1 << 29
 AXES = "tczyx"
+LANES = 16  # chunks that are asked for at once, of a store that is far away
 
 
-def open_contents(path: Path, scene: int | None, z: int | None) -> Contents:
-    """Contents of an OME-Zarr folder."""
+def open_contents(path: Path | UrlPath, scene: int | None, z: int | None) -> Contents:
+    """Contents of an OME-Zarr folder, or of one at a URL, read chunk by chunk."""
     root = _group(path)
     images = _images(root)
     chosen = 0 if scene is None else scene
@@ -46,7 +49,7 @@ def open_contents(path: Path, scene: int | None, z: int | None) -> Contents:
     plane = z_count // 2 if z is None else z
     if not 0 <= plane < z_count:
         raise UnsupportedFormatError(f"z must be 0 to {z_count - 1}, got {plane}")
-    state = _Open()
+    state = _Open(path)
     levels = _levels(arrays, axes, plane, omero, state)
     mpp, note = _mpp(multiscales, axes, units)
     return Contents(
@@ -64,10 +67,10 @@ def open_contents(path: Path, scene: int | None, z: int | None) -> Contents:
 
 
 class _Open:
-    """Whether the slide may still be read, and its decoded tiles."""
+    """Where the slide lies, whether it may still be read, and its decoded tiles."""
 
-    def __init__(self) -> None:
-        self.closed, self.cache = False, TileCache()
+    def __init__(self, path: Path | UrlPath) -> None:
+        self.path, self.closed, self.cache = path, False, TileCache()
 
     def close(self) -> None:
         self.closed = True
@@ -117,16 +120,22 @@ class _Chunks:
         )
         for coordinates in grid.T:
             name = self.array.metadata.encode_chunk_key(tuple(int(c) for c in coordinates))
-            path = Path(str(self.array.store.root)) / self.array.path / name
-            if not path.exists():
+            if not (self.state.path / self.array.path / name).is_file():
                 raise UnreadableSlideError(
                     f"chunk {name} is missing, and the array declares no fill_value for it"
                 )
 
 
-def _group(path: Path) -> Any:
+def _store(path: Path | UrlPath) -> Any:
+    if not isinstance(path, UrlPath):
+        return LocalStore(path, read_only=True)
+    files, inside = awaitable(path)
+    return FsspecStore(files, path=inside, read_only=True)
+
+
+def _group(path: Path | UrlPath) -> Any:
     try:
-        return zarr.open_group(LocalStore(path, read_only=True), mode="r")
+        return zarr.open_group(_store(path), mode="r")
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise UnreadableSlideError(
             f"the folder is not a zarr group that can be read: {type(error).__name__}: {error}"
@@ -199,6 +208,7 @@ def _levels(
     for k, array in enumerate(arrays):
         _check_array(f"level {k}", array, axes)
     full = max(_yx(array.shape, axes) for array in arrays)
+    lanes = LANES if isinstance(state.path, UrlPath) else 1
     levels = []
     for k, array in enumerate(arrays):
         what = f"level {k}"
@@ -208,7 +218,7 @@ def _levels(
         chunks = _Chunks(
             array, axes, min(z, _extent(array, axes, "z") - 1), tile, shape, rule, state
         )
-        plane = TiledPlane(shape, tile, chunks.decode, state.cache)
+        plane = TiledPlane(shape, tile, chunks.decode, state.cache, lanes=lanes)
         levels.append(Level(shape, level_downsample(full, shape), plane.read, tile))
     return tuple(sorted(levels, key=lambda level: level.downsample))
 

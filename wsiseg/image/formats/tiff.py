@@ -37,29 +37,36 @@ ASSOCIATED = ("label", "macro", "thumbnail", "overview", "map", "barcode")
 STRIP_PIXELS = 1 << 20  # uncompressed strips are read in pieces of about this many px
 
 
-def open_ome(path: Path, scene: int | None, z: int | None) -> Contents:
+def open_ome(path: Path, scene: int | None, z: int | None, files: Files | None = None) -> Contents:
     """Contents of an OME-TIFF; UnsupportedFormatError for any other TIFF."""
     with _opened(path) as tiff:
         ome = bool(tiff.is_ome)
     if not ome:
         raise UnsupportedFormatError("this TIFF carries no OME-XML")
-    return open_contents(path, scene, z)
+    return open_contents(path, scene, z, files)
 
 
-def open_oriented(path: Path, scene: int | None, z: int | None) -> Contents:
+def open_oriented(
+    path: Path, scene: int | None, z: int | None, files: Files | None = None
+) -> Contents:
     """Contents of a TIFF whose orientation tag is 2 to 8, which OpenSlide would not honour."""
     with _opened(path) as tiff:
         orientation = tiff.pages.first.tags.valueof(274, 1)
     if orientation not in range(2, 9):
         raise UnsupportedFormatError("this TIFF is stored as it is seen")
-    return open_contents(path, scene, z)
+    return open_contents(path, scene, z, files)
 
 
-def open_contents(path: Path, scene: int | None, z: int | None) -> Contents:
-    """Contents of any TIFF that tifffile can decode."""
+def open_contents(
+    path: Path, scene: int | None, z: int | None, files: Files | None = None
+) -> Contents:
+    """Contents of any TIFF that tifffile can decode.
+
+    ``files`` reads its pixels, where they do not lie in the file at ``path``.
+    """
     try:
         with _opened(path) as tiff:  # what follows reads through its own file descriptors
-            return _contents(tiff, scene, z)
+            return _contents(tiff, scene, z, files or Files())
     except DECODE_ERRORS as error:
         if isinstance(error, UnreadableSlideError):
             raise
@@ -74,14 +81,14 @@ def _opened(path: Path) -> tifffile.TiffFile:
         raise UnreadableSlideError(f"its TIFF structure is damaged: {error}") from error
 
 
-def _contents(tiff: Any, scene: int | None, z: int | None) -> Contents:
+def _contents(tiff: Any, scene: int | None, z: int | None, files: Files) -> Contents:
     ome = ome_images(tiff.ome_metadata or "") if tiff.is_ome else []
     images, others = _images(tiff)
     chosen = _choose("scene", scene, len(images), 0)
     number, series = images[chosen]
     about = ome[number] if number < len(ome) else None
     orientation = _orientation(series)
-    files, cache = Files(), TileCache()
+    cache = TileCache()
     z_count = _z_count(series)
     plane = _choose("z", z, z_count, z_count // 2)
     levels = _levels(series, plane, about, files, cache, orientation)
@@ -175,7 +182,7 @@ def _level(
     raw = _raw_rows(key, pages, rule, files)
     if raw is not None:
         check_size(what, shape, (raw.rows, shape[1]))
-        plane = TiledPlane(shape, (raw.rows, shape[1]), raw.decode, cache)
+        plane = TiledPlane(shape, (raw.rows, shape[1]), raw.decode, cache, lanes=files.lanes)
         return Level(shape, downsample, plane.read, plane.tile)
     tile = (key.tilelength, key.tilewidth) if key.is_tiled else (key.rowsperstrip, shape[1])
     tile = (min(int(tile[0]), 1 << 31), int(tile[1]))
@@ -184,7 +191,7 @@ def _level(
     down, across = -(-shape[0] // tile[0]), -(-shape[1] // tile[1])
     _check_counts(what, pages, key, down * across)
     segments = Segments(pages, key, rule, tile, across, down * across, files)
-    plane = TiledPlane(shape, tile, segments.decode, cache)
+    plane = TiledPlane(shape, tile, segments.decode, cache, lanes=files.lanes)
     holes = sum(1 for page in pages for count in page.databytecounts if count == 0)
     return Level(shape, downsample, plane.read, tile, holes)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -54,17 +54,34 @@ def read_table(path: Path, required: Sequence[str]) -> list[Row]:
             f"{path}: expected the columns {', '.join(required)}; {', '.join(missing)} missing, "
             f"the first line has {', '.join(columns) or 'nothing'}"
         )
-    reader = csv.reader(lines[1:], delimiter=_delimiter(lines[0]))
     rows = []
-    for cells in reader:
+    for line, cells in _cells(path, lines):
         if not any(cell.strip() for cell in cells):
             continue
-        row = Row(path, reader.line_num + 1, {})
+        row = Row(path, line, {})
         if len(cells) != len(columns):
             raise row.error(f"expected {len(columns)} cells, got {len(cells)}")
         row.values.update(zip(columns, map(str.strip, cells), strict=True))
         rows.append(row)
     return rows
+
+
+def _cells(path: Path, lines: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """Number and cells of each line after the first; a cell cannot go on in the next line."""
+    if not lines:
+        return
+    reader = csv.reader(lines[1:], delimiter=_delimiter(lines[0]), strict=True)
+    while True:
+        begin = reader.line_num + 2
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise Row(path, begin, {}).error(f"{error}: look for a stray quote") from error
+        if cells is None:
+            return
+        if reader.line_num + 1 != begin:
+            raise Row(path, begin, {}).error("a quote is not closed in its line")
+        yield begin, cells
 
 
 def columns_of(path: Path) -> list[str]:

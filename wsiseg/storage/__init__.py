@@ -1,0 +1,1 @@
+"""Storage: paths of this machine and URLs that fsspec opens, read by the same few calls."""
