@@ -12,6 +12,7 @@ Each is also a builtin, so that code which knows nothing of wsiseg can catch it:
     ├── MissingExtraError (ImportError)         an optional package is needed; names the extra
     ├── OutOfMemoryError (MemoryError)          a single forward does not fit into memory
     ├── RegionError (RuntimeError)              work on one region failed; names the region
+    ├── ClusterError (ConnectionError)          no scheduler, or no worker that can be used
     ├── RunFolderError (OSError)                the run folder cannot be used
     │   ├── DamagedFolderError (ValueError)       what it says of itself cannot be read
     │   ├── ForeignFolderError (FileExistsError)  it holds files that are not ours
@@ -26,6 +27,7 @@ Each is also a builtin, so that code which knows nothing of wsiseg can catch it:
 from __future__ import annotations
 
 __all__ = [
+    "ClusterError",
     "DamagedFolderError",
     "ForeignFolderError",
     "InputFileError",
@@ -89,6 +91,13 @@ class OutOfMemoryError(WsisegError, MemoryError):
 
 class RegionError(WsisegError, RuntimeError):
     """Work on one region failed; the message names the region."""
+
+    cause: str | None = None
+    """What became of its process, such as SIGSEGV or timeout, where it had one to itself."""
+
+
+class ClusterError(WsisegError, ConnectionError):
+    """A cluster cannot be used: no scheduler, or no worker that computes as this process does."""
 
 
 class RunFolderError(WsisegError, OSError):

@@ -1,5 +1,6 @@
 """Executors differ in speed, never in what comes out."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 from wsiseg.engine.executor import Dask, Executor, Serial, Threads
-from wsiseg.errors import OutputError, RegionError, SettingsError
+from wsiseg.errors import ClusterError, OutputError, RegionError
 
 
 def square(x: int) -> int:
@@ -37,6 +38,35 @@ def die_once(path: str) -> int:
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return os.getpid()
+
+
+def segfault_at_seven(x: int) -> int:
+    if x == 7:
+        ctypes.string_at(0)
+    time.sleep(0.01)
+    return x
+
+
+def hang_at_seven(x: int) -> int:
+    time.sleep(1000 if x == 7 else 0.01)
+    return x
+
+
+class Crowd:
+    """How many are at work at once; the first waits until all of ``enough`` are."""
+
+    def __init__(self, enough: int) -> None:
+        self.enough, self.now, self.most = enough, 0, 0
+        self._changed = threading.Condition()
+
+    def __call__(self, x: int) -> int:
+        with self._changed:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self.most >= self.enough, timeout=30)
+            self.now -= 1
+        return x
 
 
 def place(_: int) -> int:
@@ -80,6 +110,25 @@ def test_an_error_of_ours_keeps_its_type(executor: Executor) -> None:
         list(executor.map(disk_full, [1, 2]))
 
 
+class Assisted:
+    """The last of its items is done when somebody has assisted."""
+
+    def __init__(self, last: int) -> None:
+        self.last, self.helped = last, threading.Event()
+
+    def __call__(self, x: int) -> bool:
+        return self.helped.wait(30) if x == self.last else self.helped.is_set()
+
+    def assist(self) -> None:
+        self.helped.set()
+
+
+def test_threads_without_an_item_assist_the_others() -> None:
+    found = dict(Threads(2).map(Assisted(8), range(9)))
+    assert found[8]
+    assert not any(found[x] for x in range(7))  # not before
+
+
 def test_threads_hold_a_bounded_number_of_items() -> None:
     taken = 0
 
@@ -94,6 +143,42 @@ def test_threads_hold_a_bounded_number_of_items() -> None:
     assert taken <= 6
     stream.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("wsiseg")]
+
+
+def test_threads_take_more_or_fewer_items_at_once_while_they_run() -> None:
+    executor, crowd = Threads(1), Crowd(2)
+    threading.Timer(0.1, setattr, (executor, "workers", 2)).start()
+    found = executor.map(crowd, range(20))
+    next(found)
+    assert crowd.most == 2
+    executor.workers, crowd.enough = 1, 0
+    for _ in range(2):  # what was at work already
+        next(found)
+    crowd.most = 0
+    assert len(list(found)) == 17
+    assert crowd.most == 1
+
+
+@pytest.mark.timeout(120)
+def test_an_item_that_kills_its_process_is_convicted_and_all_others_are_done(dask: Dask) -> None:
+    done: list[int] = []
+    with pytest.raises(RegionError, match=r"region 7 kills .*SIGSEGV") as caught:
+        done.extend(x for x, _ in dask.map(segfault_at_seven, range(12)))
+    assert caught.value.cause == "SIGSEGV"
+    assert sorted(done) == [x for x in range(12) if x != 7]
+
+
+@pytest.mark.timeout(120)
+def test_an_item_that_hangs_is_convicted_and_its_worker_started_again(
+    dask: Dask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dask, "DEADLINE_S", 3)
+    done: list[int] = []
+    with pytest.raises(RegionError, match=r"region 7 hangs") as caught:
+        done.extend(x for x, _ in dask.map(hang_at_seven, range(12)))
+    assert caught.value.cause == "timeout"
+    assert sorted(done) == [x for x in range(12) if x != 7]
+    assert len(list(dask.map(square, range(4)))) == 4
 
 
 def test_the_region_of_a_killed_worker_runs_on_another(dask: Dask, tmp_path: Path) -> None:
@@ -160,7 +245,7 @@ def test_workers_started_by_an_unguarded_script_are_a_named_error(tmp_path: Path
 def test_a_scheduler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Dask, "PATIENCE_S", 1)
     with (
-        pytest.raises(SettingsError, match=r"127\.0\.0\.1:1 cannot be used"),
+        pytest.raises(ClusterError, match=r"127\.0\.0\.1:1 cannot be used"),
         Dask(scheduler="tcp://127.0.0.1:1"),
     ):
         pass

@@ -3,7 +3,7 @@
 import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event, Lock
+from threading import Barrier, Event, Lock, get_ident
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from wsiseg.engine.clock import Clock
 from wsiseg.engine.infer import PatchMaps, patch_grid
 from wsiseg.engine.segment import in_bands
+from wsiseg.engine.tiles import Tiles
 from wsiseg.errors import OutOfMemoryError
 from wsiseg.geometry import Box, Space, Tile, TileGrid
 from wsiseg.image.source import ArraySource
@@ -116,13 +117,14 @@ def test_bands_keep_what_neighbours_share_within_the_bound() -> None:
     regions = TileGrid((60, 900), (20, 20), 4)
     row_of_patches = 90 * 2 * 3 * 10 * 10
     runs = []
-    for tiles in (list(regions), in_bands(regions, 4)):
+    in_order = in_bands(Tiles(regions, np.arange(len(regions))), 4)
+    for tiles in (list(regions), in_order):
         maps, model = maps_over((60, 900), memory=row_of_patches // 3)
         for tile in tiles:
             maps.maps(tile, Clock(), regions)
         runs.append(model.patches / len(maps.grid))
     row_major, banded = runs
-    assert sorted(t.index for t in in_bands(regions, 4)) == [t.index for t in regions]
+    assert sorted(t.index for t in in_order) == [t.index for t in regions]
     assert banded < 1.15 < row_major
 
 
@@ -157,6 +159,52 @@ def test_a_region_does_not_wait_for_patches_that_no_one_has_begun() -> None:
         assert second.prob.any()
         assert first.result(60).prob.any()
     assert model.patches == len(maps.grid)
+
+
+def test_a_thread_without_a_box_runs_patches_of_another() -> None:
+    """Each forward waits for a second one, which only the helper can run."""
+    maps, model = maps_over((60, 60))
+    box = Box((0, 0), (60, 60))
+    tile = Tile((0, 0), box, box)
+    reference = maps_over((60, 60))[0].maps(tile, Clock()).prob
+    forward, both = model.forward, Barrier(2)
+
+    def in_pairs(patches: np.ndarray) -> Maps:
+        both.wait(60)
+        return forward(patches)
+
+    model.forward, clock = in_pairs, Clock()
+    with ThreadPoolExecutor(2) as pool:
+        found = pool.submit(maps.maps, tile, clock)
+        while not found.done():
+            maps.assist()
+    assert np.array_equal(found.result().prob, reference)
+    assert model.patches == len(maps.grid) == 36
+    assert model.calls == 12  # in full batches
+    assert clock.seconds.keys() == {"read", "network"}
+
+
+def test_what_fails_in_a_helper_fails_the_box_it_helps_with() -> None:
+    maps, model = maps_over((60, 60))
+    regions = TileGrid((60, 60), (60, 40), 4)
+    forward, main, helped = model.forward, get_ident(), Event()
+
+    def fail_elsewhere(patches: np.ndarray) -> Maps:
+        if get_ident() != main:
+            helped.set()
+            raise ZeroDivisionError
+        assert helped.wait(60)
+        return forward(patches)
+
+    model.forward = fail_elsewhere
+    with ThreadPoolExecutor(1) as pool:
+        helper = pool.submit(lambda: [maps.assist() for _ in iter(helped.is_set, True)])
+        with pytest.raises(ZeroDivisionError):
+            maps.maps(regions[0, 0], Clock(), regions)
+        helper.result(60)
+    again = maps.maps(regions[0, 0], Clock(), regions).prob  # nothing is left half done
+    fresh = maps_over((60, 60))[0].maps(regions[0, 0], Clock(), regions).prob
+    assert np.array_equal(again, fresh)
 
 
 def test_a_forward_without_memory_is_run_again_alone() -> None:

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from wsiseg.engine import lock as module
-from wsiseg.engine.lock import LOCK, Heartbeat, RunLock, current_token
+from wsiseg.engine.lock import LOCK, Heartbeat, RunLock, clear, current_token, holder
 from wsiseg.errors import LockedError, OutputError, RunFolderError
 
 FAST = Heartbeat(every_s=0.05, stale_s=0.3)
@@ -151,6 +151,62 @@ def test_a_silent_holder_elsewhere_is_succeeded(work: Path) -> None:
     forge(work, host="elsewhere", silent_s=10)
     with RunLock(work, FAST) as lock:
         assert lock.held
+
+
+@pytest.mark.parametrize("beats", [False, True])
+def test_who_waits_learns_whether_a_holder_elsewhere_lives(work: Path, beats: bool) -> None:
+    forge(work, host="elsewhere")
+    told: list[str] = []
+
+    def waiting(who: str) -> None:
+        told.append(who)
+        if beats and len(told) == 3:
+            os.utime(work / LOCK)
+
+    if beats:
+        with pytest.raises(LockedError, match="elsewhere"):
+            RunLock(work, FAST, waiting=waiting)
+    else:
+        with RunLock(work, FAST, waiting=waiting) as lock:
+            assert lock.held
+    assert len(told) > 2
+    assert "elsewhere" in told[0]
+
+
+def test_who_waits_is_not_kept_from_ending(work: Path) -> None:
+    forge(work, host="elsewhere")
+
+    def waiting(_: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        RunLock(work, waiting=waiting)
+
+
+def test_a_look_at_a_lock_judges_as_who_wants_it(work: Path) -> None:
+    assert holder(work) is None
+    with RunLock(work):
+        found = holder(work)
+        assert found
+        assert str(os.getpid()) in found
+        with pytest.raises(LockedError):
+            clear(work)
+    forge(work, start=1.0)
+    assert holder(work) is None
+    forge(work, host="elsewhere")
+    assert "elsewhere" in (holder(work) or "")
+    os.utime(work / LOCK, (1, 1))
+    assert holder(work) is None
+
+
+def test_the_lock_of_the_dead_is_cleared_away_and_fences_them_off(work: Path) -> None:
+    with RunLock(work) as lock:
+        record = json.loads((work / LOCK).read_bytes())
+        (work / LOCK).write_text(json.dumps(record | {"start": 1.0}))
+        clear(work)
+        assert not lock.held
+    assert os.listdir(work) == []
+    clear(work)
 
 
 def test_a_heartbeat_that_moves_is_believed_whatever_its_clock_says(work: Path) -> None:

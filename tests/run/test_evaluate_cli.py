@@ -72,8 +72,8 @@ PAIR = ("--truth", "a_labels.png", "--pred", "b_labels.png")
         (["--manifest", "m.csv", "--model", "hematoxilin"], 1, "hematoxylin"),
     ],
 )
-def test_mistakes_are_named_without_a_traceback(world, words, code, message):
-    done = wsiseg("evaluate", *words, cwd=world)
+def test_mistakes_are_named_without_a_traceback(world, words, code, message, here):
+    done = here("evaluate", *words, cwd=world)
     assert done.returncode == code, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr

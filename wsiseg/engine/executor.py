@@ -1,23 +1,17 @@
-"""Executors: how regions are run. They differ in speed, never in what comes out.
-
-The only file that knows dask.distributed.
-"""
+"""Executors: how regions are run. They differ in speed, never in what comes out."""
 
 from __future__ import annotations
 
-import logging
-import pickle
-import signal
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
-from itertools import islice, repeat
-from multiprocessing import resource_tracker
-from typing import Any, Protocol, TypeVar
+from contextlib import closing
+from itertools import islice
+from typing import Protocol, TypeVar
 
-from wsiseg.engine.shares import Shares
-from wsiseg.errors import RegionError, SettingsError, WsisegError
+from wsiseg.cores import cores
+from wsiseg.engine.cluster import Cluster
+from wsiseg.engine.disposable import alone
+from wsiseg.engine.named import named
 
 __all__ = ["Dask", "Executor", "Serial", "Threads"]
 
@@ -49,151 +43,89 @@ class Serial:
 
 
 class Threads:
-    """``workers`` threads of this process; kernels, readers and networks let go of the GIL."""
+    """``workers`` threads of this process; kernels, readers and networks let go of the GIL.
+
+    A function may have a method ``assist()``, which does part of what its calls are at work on:
+    threads for which no item is left call it.
+    """
+
+    TURN_S = 0.5
+    """Seconds after which a new number of workers is heeded."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
+        """May be set while it runs: what is at work is finished, more or less is begun."""
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
         """(item, function(item)), as they finish."""
         queue = iter(items)
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="wsiseg")
+        most = max(self.workers, cores())
+        pool = ThreadPoolExecutor(most, thread_name_prefix="wsiseg")  # starts those it needs
         running: dict[Future[R], T] = {}
+        helping: list[Future[None]] = []
         try:
             while True:
-                for item in islice(queue, self.workers - len(running)):
+                for item in islice(queue, max(0, self.workers - len(running))):
                     running[pool.submit(named, function, item)] = item
                 if not running:
                     return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                if assist := getattr(function, "assist", None):
+                    helping = [future for future in helping if not future.done()]
+                    idle = self.workers - len(running) - len(helping)
+                    helping += [pool.submit(assist) for _ in range(idle)]
+                for future in wait(running, self.TURN_S, FIRST_COMPLETED).done:
                     yield running.pop(future), future.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-class Dask:
+class Dask(Cluster):
     """Worker processes of a dask.distributed cluster; one function, hence one model, per worker.
 
-    Items that follow each other go to the same worker as far as that keeps all of them busy.
+    Items that follow each other go to the same worker as far as that keeps all of them busy. One
+    whose worker died twice or hung is run at the end, in a process of its own on this machine: if
+    that does so as well, it is the item's fault, and the RegionError names it.
 
-    ``scheduler`` is the address of a running cluster (tcp://HOST:PORT); otherwise a LocalCluster
-    of ``workers`` single-threaded processes is started and stopped with the context.
+    ``resource``: only workers that have it are used, one item at a time for each unit of it. See
+    ``Cluster`` for the other arguments, and for the errors of a cluster that cannot be used.
     """
 
     AHEAD = 2
-    """Regions in flight per worker: one at work, one waiting."""
-    PATIENCE_S = 60
-    """Seconds to wait for a scheduler and its first worker."""
+    """Items in flight for each that a worker can do at once: one at work, one waiting."""
+    DEATHS = 2
+    """Of workers under an item, after which it is run alone."""
+    DEADLINE_S = 600.0
+    """Seconds without any result after which a worker hangs; an item run alone has as long."""
 
-    def __init__(self, workers: int = 1, scheduler: str | None = None) -> None:
-        self.workers, self.scheduler = workers, scheduler
-        self._client: Any = None
-        self._opened = ExitStack()
-
-    def __enter__(self) -> Dask:
-        from dask import config
-        from distributed import Client
-
-        with ExitStack() as opened:
-            # a worker that died is started again; on a busy machine that takes longer than the
-            # 15 s after which a LocalCluster would by default go on without it
-            opened.enter_context(config.set({"distributed.deploy.lost-worker-timeout": "600 s"}))
-            address: Any = self.scheduler
-            if address is None:
-                address = self._local_cluster()
-                opened.callback(address.close)
-            try:
-                self._client = Client(address, timeout=self.PATIENCE_S)
-                opened.callback(self._client.close)
-                self._client.wait_for_workers(1, timeout=self.PATIENCE_S)
-            except OSError as error:  # TimeoutError is one
-                raise SettingsError(
-                    f"--scheduler {self.scheduler} cannot be used: no scheduler with a worker "
-                    f"answered there within {self.PATIENCE_S} s ({error}); start one, or use "
-                    "--workers N"
-                ) from error
-            self._opened = opened.pop_all()
-        return self
-
-    def _local_cluster(self) -> Any:
-        from distributed import LocalCluster
-
-        try:
-            with _children_deaf_to_ctrl_c():
-                return LocalCluster(
-                    n_workers=self.workers,
-                    threads_per_worker=1,
-                    processes=True,
-                    host="127.0.0.1",
-                    dashboard_address="127.0.0.1:0",  # None would mean port 8787, on every address
-                    memory_limit=0,
-                    silence_logs=logging.CRITICAL,  # failures arrive as exceptions
-                )
-        except (RuntimeError, OSError) as error:
-            raise SettingsError(
-                f"--workers {self.workers}: the worker processes could not start ({error}); in a "
-                'script, make the call under `if __name__ == "__main__":`, or leave workers out'
-            ) from error
-
-    def __exit__(self, *_: object) -> None:
-        self._opened.close()
+    def __init__(
+        self,
+        workers: int = 1,
+        scheduler: str | None = None,
+        *,
+        tls: Mapping[str, str] | None = None,
+        resource: str | None = None,
+    ) -> None:
+        super().__init__(workers, scheduler, tls)
+        self._resource = resource
+        self.left_out: dict[str, str] = {}
+        """Address -> why a worker was given nothing, in the passes so far."""
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
         """(item, function(item)), as they finish; a region of a lost worker runs on another."""
-        from distributed import as_completed
+        from wsiseg.engine.crew import Crew  # these bring numba, which threads do without
+        from wsiseg.engine.spread import Spread
 
-        # Loaded by a task, not scattered: what is lost with a worker is made again elsewhere.
-        loaded = self._client.submit(pickle.loads, pickle.dumps(function), pure=False)
-        shares = Shares(list(items), list(self._client.nthreads()))
-        running: dict[Any, tuple[T, str]] = {}
-        done = as_completed()
-        try:
-            while True:
-                for worker in self._with_room(running):
-                    for item in shares.take(worker):
-                        near = {"workers": [worker], "allow_other_workers": True} if worker else {}
-                        future = self._client.submit(named, loaded, item, pure=False, **near)
-                        running[future] = (item, worker)
-                        done.add(future)
-                if not running:
-                    return
-                future = next(done)
-                item, _ = running.pop(future)
-                yield item, named(_result_of(future), item)
-        finally:
-            self._client.cancel([*running, loaded])
+        things = items if isinstance(items, Sequence) else list(items)
+        if not things:
+            return
+        crew = Crew(self.client, function, self._resource, self.left_out)
+        with closing(crew):
+            how = {"ahead": self.AHEAD, "deaths": self.DEATHS}
+            spread: Spread[T, R] = Spread(crew, things, **how, deadline_s=self.DEADLINE_S)
+            for number, result in spread.results():
+                yield things[number], result
+        for number in spread.suspects:
+            yield things[number], named(self._alone(function), things[number])
 
-    def _with_room(self, running: dict[Any, tuple[Any, str]]) -> Iterator[str]:
-        """Workers that are to get an item, as often as they are; "" while there are none."""
-        busy = Counter(worker for _, worker in running.values())
-        for worker in list(self._client.nthreads()) or [""]:
-            yield from repeat(worker, self.AHEAD - busy[worker])
-
-
-def _result_of(future: Any) -> Callable[[Any], Any]:
-    return lambda _: future.result()
-
-
-@contextmanager
-def _children_deaf_to_ctrl_c() -> Iterator[None]:
-    """Threads and processes started here leave Ctrl-C to the one who started them."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # its start would lift the block again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def named(function: Callable[[T], R], item: T) -> R:
-    """``function(item)``, its unexpected errors turned into RegionError naming ``item``."""
-    try:
-        return function(item)
-    except WsisegError:
-        raise
-    except Exception as error:
-        where = getattr(item, "core", item)
-        raise RegionError(f"region {where} failed: {type(error).__name__}: {error}") from error
+    def _alone(self, function: Callable[[T], R]) -> Callable[[T], R]:
+        return lambda item: alone(function, item, self.DEADLINE_S)

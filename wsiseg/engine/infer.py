@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.engine.clock import Clock
+from wsiseg.engine.helping import InWork, Unbegun
 from wsiseg.errors import ModelError, OutOfMemoryError
 from wsiseg.geometry import Box, Space, Tile, TileGrid
 from wsiseg.image.source import Source
@@ -55,7 +56,7 @@ class PatchMaps:
     ) -> None:
         self._source, self._model, self.space, self._active = source, model, space, active
         self.grid = patch_grid(space, model.spec)
-        self._memo, self._turns = _Memo(memory), Turns()
+        self._memo, self._turns, self._in_work = _Memo(memory), Turns(), InWork()
 
     def __reduce__(self) -> tuple[object, ...]:
         parts = (self._source, self._model, self.space, self._active, self._memo.limit)
@@ -70,27 +71,51 @@ class PatchMaps:
         out = np.zeros((_depth(self._model.spec), *tile.read.shape), dtype=np.float16)
         mine: dict[Tile, Future[Stack]] = {}
         others: list[tuple[Tile, Future[Stack]]] = []
+        unbegun = Unbegun(self._patches(tile.read), lambda patch: self._claim(patch, regions))
         try:
-            for patch in self._patches(tile.read):
-                seen = 1 if regions is None else _seen_by(patch, regions)
-                stack, is_mine = self._memo.claim(patch.index, seen)
-                if is_mine:
-                    mine[patch] = stack
-                elif stack.done():
-                    _put(out, tile.read, patch.core, stack.result())
-                else:
-                    others.append((patch, stack))
-                # run before more are claimed, so that threads at work on neighbouring regions
-                # share what both need instead of waiting for each other
-                if len(mine) == self._model.spec.batch:
-                    self._run(mine, out, tile.read, clock)
+            with self._in_work.listed(unbegun):
+                while claim := unbegun.first():
+                    patch, stack, is_mine = claim
+                    if is_mine:
+                        mine[patch] = stack
+                    elif stack.done():
+                        _put(out, tile.read, patch.core, stack.result())
+                    else:
+                        others.append((patch, stack))
+                    # run before more are claimed, so that threads at work on neighbouring regions
+                    # share what both need instead of waiting for each other
+                    if len(mine) == self._model.spec.batch:
+                        self._run(mine, out, tile.read, clock)
             self._run(mine, out, tile.read, clock)
         except BaseException as error:
             self._memo.give_up(mine, error)
             raise
+        others += unbegun.taken
         for patch, stack in others:  # only now, when no one waits for this region
             _put(out, tile.read, patch.core, stack.result())
+        for seconds in unbegun.seconds:
+            clock.add(seconds)
         return _unstack(out, self._model.spec)
+
+    def assist(self) -> None:
+        """Run patches of boxes that other threads are at work on, until all have been begun.
+
+        For a thread that has no box of its own. Whose patches they are gets the errors.
+        """
+        while (unbegun := self._in_work.longest()) is not None:
+            claimed = unbegun.last(self._model.spec.batch)
+            clock = Clock()
+            try:
+                stacks = list(self._forward(list(claimed), clock)) if claimed else []
+            except BaseException as error:
+                self._memo.give_up(claimed, error)
+                return
+            unbegun.seconds.append(clock.seconds)  # before those who wait for the stacks go on
+            for patch, stack in stacks:
+                self._memo.deliver(patch.index, claimed[patch], stack)
+
+    def _claim(self, patch: Tile, regions: TileGrid | None) -> tuple[Future[Stack], bool]:
+        return self._memo.claim(patch.index, 1 if regions is None else _seen_by(patch, regions))
 
     def _patches(self, box: Box) -> Iterator[Tile]:
         return (patch for patch in self.grid.overlapping(box) if self._active[patch.index])

@@ -21,10 +21,12 @@ import re
 import socket
 import threading
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import psutil
@@ -32,7 +34,16 @@ import psutil
 from wsiseg.atomic import temporary_name, write_new, writing
 from wsiseg.errors import LockedError
 
-__all__ = ["LOCK", "Heartbeat", "RunLock", "current_token"]
+__all__ = [
+    "LOCK",
+    "Heartbeat",
+    "RunLock",
+    "clear",
+    "current_token",
+    "holder",
+    "identity",
+    "lives_here",
+]
 
 LOCK = "lock"
 """Name of the lock file; claims on it are called lock.<token>."""
@@ -75,14 +86,24 @@ class _Record:
 class RunLock:
     """The lock on one folder, held from creation until `release` or the end of the block.
 
+    A holder elsewhere that showed life not long ago is an error at once, or, with ``waiting``, is
+    watched until it shows life again (then it is an error) or counts as dead; ``waiting`` is called
+    every now and then with the name of the holder, and may raise to end the wait.
+
     Raises LockedError where a living run holds it, OutputError where it cannot be written.
     """
 
-    def __init__(self, folder: Path, heartbeat: Heartbeat | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        heartbeat: Heartbeat | None = None,
+        *,
+        waiting: Callable[[str], None] | None = None,
+    ) -> None:
         self.path = folder / LOCK
         self.token = uuid4().hex
         """Drawn anew for every run; fences off those who hold an older one."""
-        self._heartbeat = heartbeat or Heartbeat()
+        self._heartbeat, self._waiting = heartbeat or Heartbeat(), waiting
         self._record = _own_record(self.token)
         with writing(self.path):
             self._acquire()
@@ -149,39 +170,122 @@ class RunLock:
         return True
 
     def _must_be_dead(self, target: Path, token: str, record: _Record | None) -> None:
-        if record is None or not _is_local(record, self._record):
-            self._must_be_silent(target, token, record)
-        elif record.boot != self._record.boot:
-            # older than this boot, so of a former one; else of another host with the same name
-            if _mtime(target) >= psutil.boot_time():
-                self._must_be_silent(target, token, record)
-        elif _runs(record):
-            raise LockedError(
-                f"{self.path.parent.parent} is in use by {record.who}: wait for it, stop it, or "
-                "choose another --out"
-            )
-
-    def _must_be_silent(self, target: Path, token: str, record: _Record | None) -> None:
-        first = _mtime(target)
-        age = _file_system_time(target.parent) - first
-        deadline = time.monotonic() + self._heartbeat.watch_s
-        while age > self._heartbeat.stale_s and time.monotonic() < deadline:
-            time.sleep(self._heartbeat.every_s / 10)
-            if _token(target) != token:
-                return  # gone or succeeded: the caller finds that out
-            if _mtime(target) != first:
-                age = 0.0
-        if age <= self._heartbeat.stale_s:
-            who = record.who if record else "a run whose record cannot be read"
-            raise LockedError(
-                f"{self.path.parent.parent} is in use by {who} (last sign of life {age:.0f} s "
-                f"ago): wait for it, or, if it is dead, for {self._heartbeat.stale_s:.0f} s"
-            )
+        _must_be_dead(target, token, record, self._heartbeat, self._waiting)
 
 
 def current_token(folder: Path) -> str | None:
     """The token of the run that may publish in ``folder``; None if no run is at work there."""
     return _token(folder / LOCK)
+
+
+def holder(folder: Path, heartbeat: Heartbeat | None = None) -> str | None:
+    """Who holds the lock of ``folder``, None where nobody does who lives; writes nothing.
+
+    Judged as whoever wants the lock does, but that a holder elsewhere is not watched, and its last
+    sign of life is compared with the clock of this machine.
+    """
+    seen = _read(folder / LOCK)
+    if seen is None:
+        return None
+    _, record = seen
+    lives = _lives(folder / LOCK, record)
+    if lives is None:
+        lives = time.time() - _mtime(folder / LOCK) <= (heartbeat or Heartbeat()).stale_s
+    return _who(record) if lives else None
+
+
+def clear(
+    folder: Path,
+    heartbeat: Heartbeat | None = None,
+    *,
+    waiting: Callable[[str], None] | None = None,
+) -> None:
+    """Remove the lock of a dead holder, which fences it off should it live after all.
+
+    Raises LockedError where it lives; for ``waiting`` see RunLock.
+    """
+    target = folder / LOCK
+    seen = _read(target)
+    if seen is None:
+        return
+    with writing(target):
+        _must_be_dead(target, *seen, heartbeat or Heartbeat(), waiting)
+        if _token(target) == seen[0]:
+            target.unlink(missing_ok=True)
+
+
+def identity(token: str) -> dict[str, Any]:
+    """This process as a record for locks elsewhere: host, boot, pid, start, ``token``, since."""
+    return asdict(_own_record(token))
+
+
+def lives_here(told: Mapping[str, Any]) -> bool | None:
+    """Whether the process of an `identity` lives; None where it is of another host or boot.
+
+    Raises TypeError for what is no identity.
+    """
+    record, own = _Record(**told), _own_record("")
+    return _runs(record) if _is_local(record, own) and record.boot == own.boot else None
+
+
+def _lives(target: Path, record: _Record | None) -> bool | None:
+    """Whether the holder of ``target`` lives; None where only its heartbeat can tell."""
+    own = _own_record("")
+    if record is None or not _is_local(record, own):
+        return None
+    if record.boot == own.boot:
+        return _runs(record)
+    # older than this boot, so of a former one; else of another host with the same name
+    return None if _mtime(target) >= psutil.boot_time() else False
+
+
+def _must_be_dead(
+    target: Path,
+    token: str,
+    record: _Record | None,
+    heartbeat: Heartbeat,
+    waiting: Callable[[str], None] | None,
+) -> None:
+    lives = _lives(target, record)
+    if lives is None:
+        _must_be_silent(target, token, _who(record), heartbeat, waiting)
+    elif lives:
+        raise LockedError(
+            f"{target.parent.parent} is in use by {_who(record)}: wait for it, stop it, or choose "
+            "another --out"
+        )
+
+
+def _must_be_silent(
+    target: Path,
+    token: str,
+    who: str,
+    heartbeat: Heartbeat,
+    waiting: Callable[[str], None] | None,
+) -> None:
+    first = _mtime(target)
+    age = _file_system_time(target.parent) - first
+    left = heartbeat.stale_s - age if waiting else 0.0  # until it may be dead
+    watched = heartbeat.watch_s + min(max(0.0, left), heartbeat.stale_s)
+    deadline = time.monotonic() + watched
+    silent = age > heartbeat.stale_s or waiting is not None
+    while silent and time.monotonic() < deadline:
+        if waiting:
+            waiting(who)
+        time.sleep(heartbeat.every_s / 10)
+        if _token(target) != token:
+            return  # gone or succeeded: the caller finds that out
+        if _mtime(target) != first:
+            age, silent = 0.0, False
+    if not silent:
+        raise LockedError(
+            f"{target.parent.parent} is in use by {who} (last sign of life {age:.0f} s ago): wait "
+            f"for it, or, if it is dead, for {heartbeat.stale_s:.0f} s"
+        )
+
+
+def _who(record: _Record | None) -> str:
+    return record.who if record else "a run whose record cannot be read"
 
 
 def _create(path: Path, record: _Record) -> bool:

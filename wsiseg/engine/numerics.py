@@ -10,10 +10,11 @@ import platform
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
+from wsiseg import __version__
 from wsiseg.jit import instruction_set
 from wsiseg.model.base import Model
 
-__all__ = ["ALGORITHM", "numerics_class"]
+__all__ = ["ALGORITHM", "numerics_class", "software"]
 
 ALGORITHM = 2
 """Raised whenever reading, tiling, decoding or tracing gives other cells than before."""
@@ -22,14 +23,19 @@ _LIBRARIES = ("numpy", "numba", "opencv-python-headless", "imagecodecs", "tifffi
 _READERS = ("openslide-bin", "zarr")
 
 
-def numerics_class(model: Model) -> str:
+def numerics_class(model: Model | None) -> str:
     """Such as ``x86_64-avx512f numpy-2.4.6 ... cpu-fp32-torch2.13``: what bits may depend on.
 
-    A model adds what its own bits depend on as the attribute ``numerics``.
+    A model adds what its own bits depend on as the attribute ``numerics``; None: of none.
     """
     libraries = " ".join(f"{name}-{_version(name)}" for name in (*_LIBRARIES, *_READERS))
     own = getattr(model, "numerics", "")
     return f"{platform.machine()}-{instruction_set()} {libraries} {own}".strip()
+
+
+def software() -> dict[str, str | int]:
+    """What computes, whatever the model: our version, and ``ALGORITHM``."""
+    return {"wsiseg": __version__, "algorithm": ALGORITHM}
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +13,7 @@ from wsiseg.engine.clock import Clock
 from wsiseg.engine.executor import Executor, Serial
 from wsiseg.engine.infer import PatchMaps, Turns, patch_grid
 from wsiseg.engine.stitch import Fragments, stitch
+from wsiseg.engine.tiles import Tiles
 from wsiseg.engine.twins import VIEW_COLUMNS, views
 from wsiseg.errors import ModelError
 from wsiseg.geometry import Box, Space, Tile, TileGrid
@@ -31,23 +31,35 @@ def region_grid(space: Space, spec: ModelSpec, region: int) -> TileGrid:
 
 def regions_to_do(
     grid: TileGrid, space: Space, spec: ModelSpec, active: NDArray[np.bool_]
-) -> list[Tile]:
+) -> Tiles:
     """Regions that see an active patch, in row-major order; the others hold nothing."""
     core = patch_grid(space, spec).tile
-    return [t for t in grid if active[_patches_under(t.read.clip(space.shape), core)].any()]
+    seen = active.astype(np.int64)
+    for axis, sides in enumerate(zip(grid.shape, grid.tile, core, strict=True)):
+        first, last = _patches_under(*sides, grid.halo)
+        sums = np.insert(np.cumsum(seen, axis), 0, 0, axis)
+        seen = sums.take(last, axis) - sums.take(first, axis)
+    return Tiles(grid, np.flatnonzero(seen))
 
 
-def in_bands(tiles: Iterable[Tile], width: int) -> list[Tile]:
+def in_bands(tiles: Tiles, width: int) -> Tiles:
     """``tiles`` in bands of ``width`` along every axis but the first, each in row-major order.
 
     What neighbours share is then needed again soon, however large the slide is.
     """
-    return sorted(tiles, key=lambda t: (*(i // width for i in t.index[1:]), *t.index))
+    places = tiles.indices
+    keys = [*(places[:, 1:] // width).T, *places.T]
+    return Tiles(tiles.grid, tiles.numbers[np.lexsort(keys[::-1])])
 
 
-def _patches_under(box: Box, core: tuple[int, ...]) -> tuple[slice, ...]:
-    sides = zip(box.start, box.stop, core, strict=True)
-    return tuple(slice(a // c, -(-b // c)) for a, b, c in sides)
+def _patches_under(
+    length: int, tile: int, core: int, halo: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Along one axis: the first patch that each region reads, and the one after the last."""
+    starts = np.arange(0, length, tile)
+    low = np.maximum(starts - halo, 0)
+    high = np.minimum(np.minimum(starts + tile, length) + halo, length)
+    return low // core, -(-high // core)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from wsiseg.engine.lock import LOCK, RunLock
 from wsiseg.engine.manifest import MANIFEST, Manifest, differences, plain
 from wsiseg.engine.results import REGIONS, SUFFIX, RegionStore, region_name
 from wsiseg.errors import ForeignFolderError, KeyMismatchError, OutputError, RunFolderError
+from wsiseg.pulse import beat
 
 __all__ = ["BESIDE", "FINAL_FILES", "WORK", "RegionStore", "RunFolder", "must_be_ours"]
 
@@ -188,6 +189,7 @@ class RunFolder:
     def _verify(self, name: str) -> bool:
         try:
             self.store.get(name)
+            beat()
             return True
         except RunFolderError as error:
             if isinstance(error.__cause__, OSError):  # absent, or not to be read today

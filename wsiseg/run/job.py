@@ -35,7 +35,7 @@ class Job:
     """Everything a run is told. Raises SettingsError, naming the setting, for what cannot be."""
 
     slide: Any
-    """Path of a slide, or a Slide that is already open."""
+    """Path or URL of a slide, or a Slide that is already open."""
     out: Path
     """Run folder."""
     model: str | Path | Model | None = None
@@ -55,7 +55,10 @@ class Job:
     workers: int | None = None
     """None: threads on all cores; 0: one thread; N: N dask worker processes."""
     scheduler: str | None = None
-    """Address of a running dask scheduler (tcp://HOST:PORT)."""
+    """Address of a running dask scheduler (tcp://HOST:PORT, tls://HOST:PORT)."""
+    tls: dict[str, str] | None = None
+    """Files (PEM) for a scheduler at tls://: ``ca``, ``cert`` and ``key``; None: what dask is
+    configured to use."""
     device: str = "cpu"
     """"cpu", "cuda", "mps" or "openvino"."""
     precision: str = "auto"
@@ -77,6 +80,11 @@ class Job:
     """Go on with an earlier run of the same key; otherwise it is an error."""
     full_hash: bool = False
     """Hash the whole slide file, not only its size, time, head and tail."""
+    staging: str | None = None
+    """Folder on a disk of this machine: slides of slow storage are copied there, and read there.
+    None: only slides at URLs whose format cannot be read by ranges, see wsiseg.storage.staging."""
+    staging_bytes: int | None = None
+    """Bound of all copies in that folder; None: 64 GB, or half of the disk if that is less."""
 
     def __post_init__(self) -> None:
         self._normalise()
@@ -91,6 +99,8 @@ class Job:
             f"{MIN_MPP:g} to {MAX_MPP:g} µm per px",
             self.mpp,
         )
+        bound = self.staging_bytes is None or (self.staging_bytes > 0 and self.staging is not None)
+        _require(bound, "staging-bytes", "more than 0, with a staging folder", self.staging_bytes)
         for name, allowed in _CHOICES.items():
             got = getattr(self, name)
             _require(got in allowed, name, " or ".join(allowed), got)
@@ -98,6 +108,8 @@ class Job:
         _require(not unknown, "format", f"some of {', '.join(FORMATS)}", ", ".join(unknown))
         address = self.scheduler is None or re.match(r"(tcp|tls)://.+:\d+$", self.scheduler)
         _require(bool(address), "scheduler", "tcp://HOST:PORT", self.scheduler)
+        files = self.tls is None or sorted(self.tls) == ["ca", "cert", "key"]
+        _require(files, "tls", "files of ca, cert and key", self.tls)
 
     def _normalise(self) -> None:
         """Accept what people write: no model, one format as text, memory as "4GB", any integer."""

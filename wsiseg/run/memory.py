@@ -18,6 +18,7 @@ import psutil
 from wsiseg.cores import cores
 from wsiseg.engine.infer import patch_grid
 from wsiseg.errors import SettingsError
+from wsiseg.limits import free_memory
 
 if TYPE_CHECKING:
     from wsiseg.model.base import ModelSpec
@@ -85,7 +86,7 @@ class Budget:
     def threads(self, plan: Plan, region: int) -> int:
         """Regions of side ``region`` that this process works on at once."""
         if self.room is None:
-            return cores()
+            return max(1, min(cores(), free_memory() // region_bytes(plan, region)))
         return max(1, min(cores(), self._for_regions // region_bytes(plan, region)))
 
     @property

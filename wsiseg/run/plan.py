@@ -36,6 +36,7 @@ from wsiseg.model.base import Model, ModelSpec
 from wsiseg.model.zoo import load_model, model_info, models
 from wsiseg.run.job import Job, key_of
 from wsiseg.stain import looks_like_he, macenko
+from wsiseg.storage.staging import Staging
 
 __all__ = ["Plan", "plan_of"]
 
@@ -125,10 +126,11 @@ def plan_of(job: Job) -> Plan:
     slide = _slide(job)
     slide.at(SPACING_UM)  # says at once where the pixel size is missing
     print_of = _fingerprint(job, slide)
-    began = time.time()
+    slide.read(Box((0, 0), (1, 1)), slide.at(SPACING_UM))  # codecs and kernels are loaded: start-up
+    began = time.monotonic()
     overview, spacing = _overview(slide)
     tissue, region = _tissue(job, slide, overview, spacing)
-    seconds = time.time() - began
+    seconds = time.monotonic() - began
     model = _model(job, overview, tissue)
     space = slide.at(model.spec.spacing)
     active = _active(space, model.spec, tissue, region)
@@ -170,7 +172,8 @@ def _mm2(pixels: float, space: Space) -> float:
 
 def _slide(job: Job) -> Slide:
     if not isinstance(job.slide, Slide):
-        return open_slide(job.slide, mpp=job.mpp, scene=job.scene, z=job.z)
+        staging = Staging.of(job.staging, job.staging_bytes) if job.staging else None
+        return open_slide(job.slide, mpp=job.mpp, scene=job.scene, z=job.z, staging=staging)
     for name in ("mpp", "scene", "z"):
         if getattr(job, name) is not None:
             raise SettingsError(f"--{name} is for a path; give it to open_slide({name}=...)")

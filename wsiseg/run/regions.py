@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from wsiseg.engine.clock import Clock
 from wsiseg.engine.executor import Dask, Executor, Serial, Threads
@@ -14,7 +16,7 @@ from wsiseg.engine.infer import PatchMaps
 from wsiseg.engine.numerics import numerics_class
 from wsiseg.engine.segment import RegionWork, in_bands, region_grid, regions_to_do, warm_up
 from wsiseg.engine.store import RegionStore, RunFolder
-from wsiseg.errors import SettingsError
+from wsiseg.engine.tiles import Tiles
 from wsiseg.geometry import Tile, TileGrid
 from wsiseg.run.job import Job
 from wsiseg.run.memory import Budget
@@ -32,19 +34,19 @@ class Regions:
 
     grid: TileGrid
     """All regions."""
-    todo: tuple[Tile, ...]
+    todo: Tiles
     """Those that can hold an object, in row-major order."""
 
     @classmethod
     def of(cls, plan: Plan, folder: RunFolder) -> Regions:
         """Regions of ``plan`` in ``folder``."""
         grid = region_grid(plan.space, plan.spec, folder.grid["region"])
-        return cls(grid, tuple(regions_to_do(grid, plan.space, plan.spec, plan.active)))
+        return cls(grid, regions_to_do(grid, plan.space, plan.spec, plan.active))
 
     @property
     def numbers(self) -> list[int]:
         """Numbers of the regions to do."""
-        return [self.grid.number(tile.index) for tile in self.todo]
+        return [int(number) for number in self.todo.numbers]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +71,18 @@ class StoredRegion:
     """How."""
     store: RegionStore
     """Where."""
-    numerics: str
-    """The numerics class of the run, which every worker must be of."""
+
+    def identity(self) -> dict[str, str]:
+        """What must be the same on every machine, so that all of the run's regions fit together."""
+        model = self.work.model
+        return {"numerics": numerics_class(model), "model_sha256": model.spec.sha256}
+
+    def assist(self) -> None:
+        """Help with the regions that are in work in this process; see ``PatchMaps.assist``."""
+        self.work.maps.assist()
 
     def __call__(self, tile: Tile) -> Done:
-        """Segment and store one region.
-
-        Raises SettingsError on a machine whose results would differ in the last bits.
-        """
-        own = numerics_class(self.work.model)
-        if own != self.numerics:
-            raise SettingsError(
-                f"a worker on this cluster computes as {own!r}, but the run as {self.numerics!r}: "
-                "results would not be equal; use workers of one kind and one environment"
-            )
+        """Segment and store one region."""
         clock = Clock()
         found = self.work(tile, clock)
         number = self.work.grid.number(tile.index)
@@ -100,12 +100,13 @@ def compute(
     *,
     executor: Executor | None,
     on_progress: OnProgress | None,
+    notice: Callable[[str], None],
 ) -> Regions:
     """Compute every region that the folder does not hold yet; all regions of the run."""
     regions = Regions.of(plan, folder)
     with report.clock("verify"):
         held = folder.verified()
-    missing = [t for t, n in zip(regions.todo, regions.numbers, strict=True) if n not in held]
+    missing = Tiles(regions.grid, np.array([n for n in regions.numbers if n not in held], np.int64))
     total, resumed = len(regions.todo), len(regions.todo) - len(missing)
     report.regions(total=total, resumed=resumed, damaged=folder.recomputed)
     if missing:
@@ -113,15 +114,21 @@ def compute(
         budget.check(plan, side)  # it may be that of an earlier run
         maps = PatchMaps(plan.slide, plan.model, plan.space, plan.active, budget.memo)
         work = RegionWork(maps, plan.model, regions.grid)
-        task = StoredRegion(work, folder.store, plan.parts["numerics"])
+        task = StoredRegion(work, folder.store)
         with _executor(job, plan, folder, budget, executor) as chosen:
             if not isinstance(chosen, Dask):
                 warm_up(plan.model, plan.slide)
+            elif chosen.dashboard:
+                notice(f"dashboard: {chosen.dashboard}")
             report.started_regions()
-            for _, done in chosen.map(task, in_bands(missing, budget.band(plan, side))):
-                report.region_done(done.seconds, done.process, done.fragments)
-                if on_progress:
-                    on_progress(report.progress())
+            in_order = in_bands(missing, budget.band(plan, side))
+            # closed whatever happens, so that who is stopped here still stores what is at work
+            with closing(chosen.map(task, in_order)) as results:
+                for _, done in results:
+                    report.region_done(done.seconds, done.process, done.fragments)
+                    if on_progress:
+                        on_progress(report.progress())
+            report.facts["warnings"] += getattr(chosen, "left_out", {}).values()
     return regions
 
 
@@ -132,7 +139,9 @@ def _executor(
     if given is not None:
         return nullcontext(given)
     if job.scheduler is not None or job.workers:
-        return Dask(job.workers or 1, job.scheduler)
+        # the workers of a cluster say what they have; those started here share what there is
+        resource = "GPU" if job.device == "cuda" and job.scheduler is not None else None
+        return Dask(job.workers or 1, job.scheduler, tls=job.tls, resource=resource)
     if job.workers == 0:
         return nullcontext(Serial())
     return nullcontext(Threads(budget.threads(plan, folder.grid["region"])))

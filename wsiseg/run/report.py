@@ -56,7 +56,8 @@ class Report:
         self.clock = Clock()
         self.facts = facts
         self.dropped: Counter[str] = Counter()
-        self._began, self._first_region = began, time.time()
+        self._first_region = time.monotonic()  # unlike the time of day, it never steps back
+        self._began = self._first_region - max(0.0, time.time() - began)
         self._total = self._resumed = self._done = self._found = 0
         self._peaks: dict[int, int] = {}
 
@@ -64,8 +65,8 @@ class Report:
     def begin(cls, job: Job, plan: Plan, folder: RunFolder, began: float) -> Report:
         """The record of a run that is about to start."""
         report = cls(_facts(job, plan, folder), began)
-        startup = time.time() - began - plan.tissue_seconds
-        report.clock.add({"tissue": plan.tissue_seconds, "startup": startup})
+        startup = time.monotonic() - report._began - plan.tissue_seconds
+        report.clock.add({"tissue": plan.tissue_seconds, "startup": max(0.0, startup)})
         return report
 
     def regions(self, *, total: int, resumed: int, damaged: int) -> None:
@@ -77,7 +78,7 @@ class Report:
 
     def started_regions(self) -> None:
         """Regions begin now; what went before was start-up."""
-        now = time.time()
+        now = time.monotonic()
         counted = sum(self.clock.seconds.values())
         self.clock.add({"startup": max(0.0, now - self._began - counted)})
         self._first_region = now
@@ -91,7 +92,7 @@ class Report:
 
     def progress(self) -> Progress:
         """How far it is."""
-        elapsed = time.time() - self._first_region
+        elapsed = time.monotonic() - self._first_region
         fresh = self._done - self._resumed
         remaining = elapsed / fresh * (self._total - self._done) if fresh else None
         return Progress(self._done, self._total, self._found, remaining)
@@ -126,7 +127,7 @@ class Report:
     def finish(self, own_peak: int) -> None:
         """Close the books."""
         self._peaks[os.getpid()] = own_peak
-        self.clock.add({"total": time.time() - self._began})
+        self.clock.add({"total": time.monotonic() - self._began})
         seconds = {name: round(value, 3) for name, value in self.clock.seconds.items()}
         self.facts |= {
             "seconds_summed_over_workers": [name for name in _SUMMED if name in seconds],

@@ -21,12 +21,14 @@ from wsiseg.engine.collect import in_canonical_order
 from wsiseg.engine.executor import Executor
 from wsiseg.engine.stitch import Fragments
 from wsiseg.engine.store import RunFolder
+from wsiseg.export.density import Density
 from wsiseg.export.write import write_all
 from wsiseg.image.slide import Slide
+from wsiseg.pulse import beat
 from wsiseg.run.job import Job
 from wsiseg.run.memory import Budget, left_for_the_next
 from wsiseg.run.plan import Plan, plan_of
-from wsiseg.run.preview import thumbnail_of, write_run_preview
+from wsiseg.run.preview import density_of, thumbnail_of, write_run_preview
 from wsiseg.run.regions import OnProgress, Regions, compute
 from wsiseg.run.report import Report, peak_rss_bytes
 
@@ -91,7 +93,14 @@ def run(
             notice(f"the regions of the earlier run are kept: {folder.grid['region']} px")
         report = Report.begin(job, plan, folder, began)
         regions = compute(
-            job, plan, folder, budget, report, executor=executor, on_progress=on_progress
+            job,
+            plan,
+            folder,
+            budget,
+            report,
+            executor=executor,
+            on_progress=on_progress,
+            notice=notice,
         )
         _files(job, plan, folder, report, regions, on_progress)
         report.finish(peak_rss_bytes())
@@ -111,13 +120,21 @@ def _files(
     paths = [folder.file(name) for name in job.files.values()]
     with ThreadPoolExecutor(1) as beside:
         thumbnail = beside.submit(thumbnail_of, plan)
+        density = density_of(plan)
         with report.rest("write"):
-            batches = _batches(plan, folder, regions, report)
+            batches = _counted(_batches(plan, folder, regions, report), density)
             written = write_all(_told(batches, report, on_progress), paths)
     report.written(written.cells, written.dropped)
     with report.clock("preview"):
         cells = Cells.open(folder.path)
-        write_run_preview(plan, cells, thumbnail.result(), folder.file("preview.png"))
+        picture = folder.file("preview.png")
+        write_run_preview(plan, cells, density, thumbnail.result(), picture)
+
+
+def _counted(batches: Iterator[CellBatch], density: Density) -> Iterator[CellBatch]:
+    for batch in batches:
+        density.add(batch)
+        yield batch
 
 
 def _told(
@@ -138,6 +155,7 @@ def _batches(
     yield cells_of(Objects.none(2, sums), recipe)
 
     def load(number: int) -> Fragments:
+        beat()
         return Fragments.from_arrays(folder.load(number)[0])
 
     batches = in_canonical_order(load, regions.numbers, regions.grid, recipe.scale, sums)

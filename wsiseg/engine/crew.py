@@ -1,0 +1,229 @@
+"""Crew: the workers of a cluster that may be given items, since they compute as we do.
+
+Every worker, also one that joins later, is asked what it is before it is given anything, and is
+left out where it is not of our kind. An item is bound to its worker: what becomes of the items of
+a worker that is lost is decided here, and not by the scheduler, which blames them all.
+"""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
+
+from wsiseg.engine.manifest import differences
+from wsiseg.engine.numerics import software
+from wsiseg.errors import ClusterError
+
+__all__ = ["Crew", "Held", "Member", "identity_of"]
+
+
+class Held:
+    """A function that travels as bytes; a process that is given it loads it once, when needed."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._lock, self._loaded = data, Lock(), False
+        self._function: Any = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Held, (self._data,)
+
+    def function(self) -> Callable[[Any], Any]:
+        """The function; raises what loading it raises."""
+        with self._lock:
+            if not self._loaded:
+                self._function, self._loaded = pickle.loads(self._data), True
+            return self._function  # type: ignore[no-any-return]
+
+
+def identity_of(function: Any) -> dict[str, Any]:
+    """What must be equal wherever ``function`` runs: our software, and what it says of itself by a
+    method ``identity``.
+    """
+    inner = function.function() if isinstance(function, Held) else function
+    own = getattr(inner, "identity", dict)
+    return {**software(), **own()}
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """A worker of the cluster."""
+
+    address: str
+    slots: int
+    """Items at once."""
+    held: Any
+    """Future of the function, there."""
+    said: Any
+    """Future of what it is."""
+    fit: bool = False
+    """Whether it is of our kind."""
+    sign: float = 0.0
+    """When it last finished an item, or was given one after a pause."""
+    items: dict[Any, int] = field(default_factory=dict)
+    """Future -> item of those that it has, in the order in which it was given them."""
+
+
+class Crew:
+    """The workers that ``client`` sees; ``function`` is loaded by each of them.
+
+    ``resource``: name of a resource, such as GPU: only workers that have it count, and each works
+    on as many items at once as it has of it.
+    """
+
+    TURN_S = 1.0
+    """Seconds between two looks at who is there."""
+    PATIENCE_S = 300.0
+    """Seconds without any worker after which the cluster is given up."""
+    RESTART_S = 10.0
+    """For a worker that hangs to be started again."""
+    _LOST_UNASKED = 20  # workers in a row that died of loading the function
+
+    def __init__(
+        self,
+        client: Any,
+        function: Any,
+        resource: str | None = None,
+        left_out: dict[str, str] | None = None,
+    ) -> None:
+        self._client, self._resource = client, resource
+        self._expected = identity_of(function)
+        self._data = client.submit(bytes, pickle.dumps(function), pure=False)
+        self._members: dict[str, Member] = {}
+        self.left_out = {} if left_out is None else left_out
+        """Address -> why a worker is given nothing."""
+        self._there: set[str] = set()
+        self._looked, self._seen = -self.TURN_S, time.monotonic()
+        self._had_fit, self._lost_unasked = False, 0
+
+    def look(self) -> list[Member]:
+        """Take in those that have answered; members that are gone since the last look.
+
+        Raises ClusterError where there is no worker that can be used, and none to wait for.
+        """
+        gone = []
+        if time.monotonic() - self._looked >= self.TURN_S:
+            gone = self._meet()
+            self._looked = time.monotonic()
+        for member in self._unsure():
+            if member.said.done():
+                self._judge(member)
+        self._check_hope()
+        return gone
+
+    @property
+    def fit(self) -> list[Member]:
+        """Members that may be given items."""
+        return [member for member in self._members.values() if member.fit]
+
+    @property
+    def addresses(self) -> list[str]:
+        """Of all members, asked or not."""
+        return list(self._members)
+
+    def give(
+        self, member: Member, work: Callable[[Held, Any], Any], item: Any, key: str | None = None
+    ) -> Any:
+        """The future of ``work(function, item)`` on a member, and on no other."""
+        need = {} if self._resource is None else {"resources": {self._resource: 1}}
+        there = {"workers": [member.address], "allow_other_workers": False, "pure": False}
+        return self._client.submit(work, member.held, item, key=key, **there, **need)
+
+    def give_up(self, member: Member, why: str) -> None:
+        """Give a member nothing more; its nanny, if it has one, starts another in its place."""
+        self.left_out[member.address] = f"worker {member.address} {why}"
+        self._release(self._members.pop(member.address))
+        with suppress(Exception):  # without a nanny it stays as it is
+            self._client.restart_workers(
+                [member.address], timeout=self.RESTART_S, raise_for_error=False
+            )
+
+    def close(self) -> None:
+        """Cancel all that is at work."""
+        for member in self._members.values():
+            self._release(member)
+        self._client.cancel([self._data])
+
+    def _meet(self) -> list[Member]:
+        try:
+            there = self._client.nthreads()
+            new = there.keys() - self._members.keys() - self.left_out.keys()
+            slots = self._slots(there, new) if new else {}
+        except OSError as error:
+            raise ClusterError(f"the scheduler of the cluster is lost: {error}") from error
+        self._there = set(there)
+        gone = [self._members.pop(a) for a in list(self._members) if a not in there]
+        for member in gone:
+            self._lost_unasked += not member.fit
+            self._release(member)
+        for address in sorted(new):
+            if slots.get(address):
+                self._members[address] = self._asked(address, slots[address])
+        return gone
+
+    def _slots(self, there: Mapping[str, int], new: set[str]) -> dict[str, int]:
+        """Items at once of new workers; 0 for one that lacks what is needed."""
+        if self._resource is None:
+            return {address: there[address] for address in new}
+        known = self._client.scheduler_info()["workers"]
+        slots = {a: int(known[a]["resources"].get(self._resource, 0)) for a in new if a in known}
+        return {address: min(n, there[address]) for address, n in slots.items()}
+
+    def _asked(self, address: str, slots: int) -> Member:
+        there: dict[str, Any] = {
+            "workers": [address],
+            "allow_other_workers": False,
+            "pure": False,
+            "priority": 1,
+        }
+        held = self._client.submit(Held, self._data, **there)
+        return Member(address, slots, held, self._client.submit(identity_of, held, **there))
+
+    def _unsure(self) -> Iterator[Member]:
+        return (member for member in list(self._members.values()) if not member.fit)
+
+    def _judge(self, member: Member) -> None:
+        """Take a member in, or leave it out."""
+        why = self._misfit(member)
+        if why is None:
+            member.fit, self._had_fit, self._lost_unasked = True, True, 0
+            return
+        if member.said.cancelled():
+            raise ClusterError("the scheduler of the cluster is lost")
+        self.left_out[member.address] = f"worker {member.address} is not of our kind: {why}"
+        self._release(self._members.pop(member.address))
+
+    def _misfit(self, member: Member) -> str | None:
+        """How it differs from this process."""
+        try:
+            found = member.said.result(timeout=self.TURN_S)
+        except TimeoutError:  # it was there a moment ago; the next look tells
+            return "it does not answer"
+        except Exception as error:  # of another version, or without the model: whatever that gives
+            return f"{type(error).__name__}: {error}"
+        return "; ".join(differences(self._expected, found)) or None
+
+    def _check_hope(self) -> None:
+        if self._lost_unasked > self._LOST_UNASKED:
+            raise ClusterError("workers of the cluster die when they load the model")
+        if self._members:
+            self._seen = time.monotonic()
+        elif time.monotonic() - self._seen > self.PATIENCE_S:
+            raise ClusterError(f"the cluster had no worker for {self.PATIENCE_S:g} s")
+        elif self._there and not self._had_fit:
+            raise ClusterError(f"no worker of the cluster can be used: {self._reason()}")
+
+    def _reason(self) -> str:
+        for why in self.left_out.values():
+            return f"{why}; use workers of one kind and one environment"
+        return (
+            f"none has the resource {self._resource}; start those that have one as `dask worker "
+            f'--resources "{self._resource}=1" ...`'
+        )
+
+    def _release(self, member: Member) -> None:
+        self._client.cancel([*member.items, member.said, member.held], force=False)
