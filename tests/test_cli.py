@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from wsiseg.engine.lock import RunLock
 from wsiseg.synth import he_slide, write_he_slide
 
 OK, FAILED, USAGE, LOCKED, INTERRUPTED, TERMINATED = 0, 1, 2, 75, 130, 143
+
+Here = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def wsiseg(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -29,12 +32,10 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_help_names_every_command_and_option() -> None:
-    assert all(
-        c in wsiseg("--help").stdout
-        for c in ("segment", "info", "demo", "evaluate", "train", "dataset")
-    )
-    shown = wsiseg("segment", "--help").stdout
+def test_help_names_every_command_and_option(here: Here) -> None:
+    shown = here("--help").stdout
+    assert all(c in shown for c in ("segment", "info", "demo", "evaluate", "train", "dataset"))
+    shown = here("segment", "--help").stdout
     for option in (
         *("--out", "--model", "--mpp", "--region", "--workers", "--scheduler", "--tissue"),
         *("--stain", "--device", "--precision", "--batch", "--max-memory", "--resume", "--fresh"),
@@ -75,24 +76,24 @@ def test_info_tells_a_slide_as_text_and_json(slide: Path) -> None:
 
 
 @pytest.mark.data
-def test_info_without_a_pixel_size_says_so_and_is_fine(slides: Path) -> None:
+def test_info_without_a_pixel_size_says_so_and_is_fine(slides: Path, here: Here) -> None:
     path = slides / "tcga-cr-7395-01a-01-ts1.svs"
-    done = wsiseg("info", path)
+    done = here("info", path)
     assert done.returncode == OK
     assert "mpp" in done.stdout
     assert "null" in done.stdout
     assert "--mpp" in done.stdout
-    found = json.loads(wsiseg("info", path, "--json").stdout)
+    found = json.loads(here("info", path, "--json").stdout)
     assert found["mpp"] is None
     assert "--mpp" in found["remedy"]
 
 
 @pytest.mark.data
 def test_segment_without_a_pixel_size_fails_and_names_the_option(
-    slides: Path, tmp_path: Path
+    slides: Path, tmp_path: Path, here: Here
 ) -> None:
     path = slides / "tcga-cr-7395-01a-01-ts1.svs"
-    done = wsiseg("segment", path, "--out", tmp_path / "run")
+    done = here("segment", path, "--out", tmp_path / "run")
     assert done.returncode == FAILED
     assert "--mpp" in done.stderr
     assert "Traceback" not in done.stderr
@@ -113,9 +114,9 @@ def test_segment_without_a_pixel_size_fails_and_names_the_option(
     ],
 )
 def test_mistakes_are_named_without_a_traceback(
-    words: list[str], code: int, message: str, slide: Path, tmp_path: Path
+    words: list[str], code: int, message: str, slide: Path, tmp_path: Path, here: Here
 ) -> None:
-    done = wsiseg(*(w.replace("{slide}", str(slide)) for w in words), cwd=tmp_path)
+    done = here(*(w.replace("{slide}", str(slide)) for w in words), cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -124,7 +125,7 @@ def test_mistakes_are_named_without_a_traceback(
 
 def test_a_folder_in_use_is_exit_code_75(slide: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    wsiseg("segment", slide, "--out", out, "--quiet")
+    (out / ".wsiseg").mkdir(parents=True)
     lock = RunLock(out / ".wsiseg")
     try:
         done = wsiseg("segment", slide, "--out", out)
@@ -142,8 +143,8 @@ def test_a_folder_in_use_is_exit_code_75(slide: Path, tmp_path: Path) -> None:
 def test_a_signal_leaves_a_folder_that_resumes(
     number: int, code: int, word: str, workers: str, slide: Path, tmp_path: Path
 ) -> None:
-    words = ["segment", slide, "--out", tmp_path / "run", "--region", "256", "--workers", workers]
-    command = [sys.executable, "-m", "wsiseg", *map(str, words)]
+    words = ["segment", slide, "--out", tmp_path / "run", "--region", "256"]
+    command = [sys.executable, "-m", "wsiseg", *map(str, words), "--workers", workers]
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
@@ -182,8 +183,8 @@ def test_a_full_disk_is_a_named_error_and_the_run_resumes(slide: Path, tmp_path:
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that none can write")
-def test_a_folder_that_cannot_be_written_is_a_named_error(slide: Path) -> None:
-    done = wsiseg("segment", slide, "--out", "/proc/run")
+def test_a_folder_that_cannot_be_written_is_a_named_error(slide: Path, here: Here) -> None:
+    done = here("segment", slide, "--out", "/proc/run")
     assert done.returncode == FAILED
     assert "--out" in done.stderr
     assert "Traceback" not in done.stderr
@@ -198,13 +199,13 @@ def test_the_demo_compares_with_the_known_cells(tmp_path: Path, shipped_weights:
     assert list((tmp_path / "demo").rglob("cells.geojson.gz"))
 
 
-def test_models_lists_names_licences_and_scores() -> None:
-    text = wsiseg("models").stdout
+def test_models_lists_names_licences_and_scores(here: Here) -> None:
+    text = here("models").stdout
     assert re.search(
         r"hematoxylin.*\n  licence  BSD-3-Clause\n.*\n.*\n  val PQ   gbm40 0\.70", text
     )
     assert text.count("(default)") == 1
-    found = json.loads(wsiseg("models", "--json").stdout)
+    found = json.loads(here("models", "--json").stdout)
     keys = {"name", "licence", "is_open", "spacing", "classes", "scores", "note", "is_default"}
     assert all(keys <= model.keys() for model in found)
     assert [model["is_default"] for model in found] == [True] + [False] * (len(found) - 1)
@@ -235,31 +236,30 @@ def test_a_run_says_its_licence_once_and_records_it(
 
 
 def test_open_only_refuses_other_weights_before_anything_is_written(
-    slide: Path, closed_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slide: Path, closed_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: Here
 ) -> None:
     words = ["segment", slide, "--out", tmp_path / "run", "--model"]
     monkeypatch.setenv("WSISEG_OPEN_ONLY", "1")
-    done = wsiseg(*words, closed_weights)
+    done = here(*words, closed_weights)
     assert done.returncode == FAILED
     assert "CC-BY-NC-SA-4.0, which is not an open licence" in done.stderr
     assert "Traceback" not in done.stderr
     monkeypatch.setenv("WSISEG_OPEN_ONLY", "yes")
-    done = wsiseg(*words, "hematoxylin")
+    done = here(*words, "hematoxylin")
     assert done.returncode == USAGE
     assert "WSISEG_OPEN_ONLY must be 1" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
 def test_the_demo_says_its_licence_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: Here
 ) -> None:
-    from wsiseg.cli import app
     from wsiseg.run import demo
 
     monkeypatch.setattr(demo, "_SHAPE", (600, 700))
-    app(["demo", "--out", str(tmp_path / "demo")], standalone_mode=False)
-    said = capsys.readouterr()
-    assert (said.err + said.out).count(", licence ") == 1
+    done = here("demo", "--out", tmp_path / "demo")
+    assert done.returncode == OK, done.stderr
+    assert (done.stderr + done.stdout).count(", licence ") == 1
 
 
 def test_evaluate_of_labels_with_themselves_is_perfect(tmp_path: Path) -> None:

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 FAILED = 1
+_TELL_S = 5.0
 
-Archive = Annotated[Path, typer.Argument(help="Archive: the --out of wsiseg batch.")]
+Archive = Annotated[str, typer.Argument(help="Archive: the --out of wsiseg batch.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -39,9 +40,11 @@ def batch(
     source: Annotated[
         str, typer.Argument(help="Manifest (.csv, .parquet, .jsonl), folder, pattern or slide.")
     ],
-    out: Annotated[Path, typer.Option(help="Archive; the same command resumes in it.")],
+    out: Annotated[
+        str, typer.Option(help="Archive, a folder or s3://...; the same command resumes in it.")
+    ],
     config: Annotated[
-        Path | None, typer.Option(help="TOML file: settings of jobs, and [batch].")
+        Path | None, typer.Option(help=r"TOML file: settings of jobs, and \[batch].")
     ] = None,
     workers: Annotated[
         int | None,
@@ -49,7 +52,7 @@ def batch(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Of slides whose row has none.")] = None,
     stain: Annotated[str | None, typer.Option(help="default or macenko.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps or openvino.")] = None,
     format: Annotated[
         str | None, typer.Option(help="Files of cells: geojson, csv; parquet is always written.")
     ] = None,
@@ -82,6 +85,10 @@ def batch(
     shard: Annotated[
         str | None, typer.Option(help="i/N: the i-th of N parts, which need no scheduler.")
     ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Where an archive at a URL is worked on; default below ~/.cache."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what there is to do; writes nothing.")
     ] = False,
@@ -102,6 +109,7 @@ def batch(
     settings = {"model": model, "stain": stain, "device": device, "formats": formats}
     policy: dict[str, Any] = {"workers": workers, "attempts": attempts, "timeout_s": timeout}
     policy |= {"scheduler": scheduler, "max_failures": max_failures}
+    policy |= {"work": str(work.resolve()) if work else None}
     request = Request.of(
         source,
         config=config,
@@ -119,7 +127,10 @@ def batch(
         return
     if not quiet:
         _say_licence(request.model)
-    outcome = run_stoppable(request, out, None if quiet else _teller(log, len(request.rows)))
+    if quiet:
+        outcome = run_stoppable(request, out)
+    else:
+        outcome = run_stoppable(request, out, _teller(log, len(request.rows)), _say)
     if as_json:
         print(json.dumps(_plain(outcome), indent=2))
     elif not quiet:
@@ -136,14 +147,12 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Say how far an archive is: what is done, at work, failed, and why."""
-    from wsiseg.archive.folder import ArchiveFolder
-    from wsiseg.archive.status import read_status
+    from wsiseg.archive.look import status_of
     from wsiseg.archive.status_text import status_lines
 
-    folder = ArchiveFolder(archive)
-    folder.must_exist()
     while True:
-        found, holders = read_status(folder.root), folder.at_work()
+        found, holders = status_of(archive)
+        found["at_work"] = holders  # a batch that died has left its own name in the file
         shown = json.dumps(found) if as_json else "\n".join(status_lines(found, holders))
         print(shown, flush=True)
         if not (watch and holders):
@@ -157,27 +166,43 @@ def verify(archive: Archive, as_json: AsJson = False) -> None:
 
     from wsiseg.archive.check import verdict_text, verify_archive
 
-    found = verify_archive(archive)
+    found = verify_archive(archive, _every(_TELL_S, "{:,} of {:,} files are checked"))
     print(json.dumps(asdict(found), indent=2) if as_json else verdict_text(found))
     if not found.sound:
         raise typer.Exit(FAILED)
 
 
 def manifest(
-    source: Annotated[str, typer.Argument(help="Folder or pattern of slides.")],
+    source: Annotated[str, typer.Argument(help="Folder or pattern of slides, or its URL.")],
     out: Annotated[Path, typer.Option(help="Manifest to write: .csv, .parquet or .jsonl.")] = Path(
         "manifest.csv"
     ),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a manifest; known slides keep their ids.")
+    ] = False,
 ) -> None:
     """Write a manifest of the slides of a folder, to be edited and given to wsiseg batch."""
     from wsiseg.archive.manifest import write_manifest
     from wsiseg.archive.scan import rows_of
 
-    count = write_manifest(rows_of(source), out)
+    count = write_manifest(rows_of(source), out, overwrite=overwrite)
     print(f"{out}: {count:,} slides; next: wsiseg batch {out} --out archive --dry-run")
 
 
-def _estimate(request: Any, out: Path, as_json: bool) -> None:
+def _every(seconds: float, text: str) -> Callable[[int, int], None]:
+    """Says how far something is on standard error, but not more often than that."""
+    last = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            _say(text.format(done, total))
+
+    return tell
+
+
+def _estimate(request: Any, out: str, as_json: bool) -> None:
     from wsiseg.archive.estimate import estimate, estimate_json, estimate_text
 
     found = estimate(request, out)
@@ -213,13 +238,13 @@ def _summary(outcome: Outcome) -> str:
     ]
     lines += [f"  {r.slide_id}: {r.code}: {r.message}" for r in failed[:10]]
     if len(failed) > 10:
-        lines.append(f"  ... and {len(failed) - 10:,} more: see {outcome.archive / 'status.md'}")
+        lines.append(f"  ... and {len(failed) - 10:,} more: see {outcome.archive}/status.md")
     if outcome.broken:
         lines.append(f"  stopped: {outcome.broken}")
     if any(record.code not in AGAIN_NEXT_TIME for record in failed):
         lines.append("  mend them or the manifest, then the same command with --retry-failed")
-    lines.append(f"  {outcome.archive / 'cohort.parquet'}: a row per slide")
-    lines.append(f"  {outcome.archive / 'cells'}: all cells, for GeoPandas, DuckDB and dask")
+    lines.append(f"  {outcome.archive}/cohort.parquet: a row per slide")
+    lines.append(f"  {outcome.archive}/cells: all cells, for GeoPandas, DuckDB and dask")
     return "\n".join(lines)
 
 

@@ -17,6 +17,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+import wsiseg
 from wsiseg.archive.journal import read_journal
 from wsiseg.archive.records import Record
 from wsiseg.engine.executor import Serial
@@ -29,7 +30,13 @@ CELL_FILES = ("cells.parquet", "cells.geojson.gz")
 # a reader that does what the first bytes of a file say
 POISON = """
 import ctypes, time
+import numpy as np
+from wsiseg.image.level import Contents, Level
 from wsiseg.image.open import Format
+
+def slowly(box):
+    time.sleep(1.5)
+    return np.full((*box.shape, 3), 255, np.uint8)
 
 def accepts(path, head):
     return head[:7] == b"POISON:"
@@ -40,6 +47,8 @@ def open_poison(path, scene, z):
         ctypes.string_at(0)
     if what == b"hang":
         time.sleep(3600)
+    if what == b"slow":
+        return Contents("poison", (Level((8000, 8000), (1.0, 1.0), slowly),), (0.5, 0.5))
     if what == b"memory":
         held = []
         while True:
@@ -79,6 +88,14 @@ def truth(
         run(Job(slide=slide, out=out, model="hematoxylin"), executor=Serial())
         found[slide.stem] = Kit.digests(out)
     return found
+
+
+@pytest.fixture(scope="session")
+def archive(small_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive of the small slides that is done; tests do not write into it."""
+    out = tmp_path_factory.mktemp("archive") / "out"
+    assert wsiseg.batch(small_slides, out, model="hematoxylin", workers=2).ok
+    return out
 
 
 @pytest.fixture
@@ -148,6 +165,23 @@ class Kit:
         """Slide id -> its entry in status.json."""
         found = json.loads((out / "status.json").read_text())
         return {slide["slide_id"]: slide for slide in found["slides"]}
+
+    def all_as_undisturbed(self, out: Path, truth: dict[str, dict[str, str]]) -> None:
+        """Every slide of ``truth`` that is in the archive is done, its files are the same bytes,
+        and no file at all is torn.
+        """
+        found = self.records(out)
+        assert found
+        for slide_id, record in found.items():
+            if slide_id in truth:
+                assert record.state == "done", record
+                assert self.digests(out / "slides" / slide_id) == truth[slide_id]
+        assert self.torn(out) == []
+
+    @staticmethod
+    def regions(out: Path) -> int:
+        """How many regions of the big slide are stored."""
+        return len(list(out.glob("slides/big/.wsiseg/regions/*.wsr")))
 
     @staticmethod
     def until(condition: Callable[[], Any], seconds: float = 120) -> Any:

@@ -26,14 +26,6 @@ from wsiseg.errors import (
 MODEL = {"model": "hematoxylin"}
 
 
-@pytest.fixture(scope="module")
-def archive(small_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An archive that is done; tests do not write into it."""
-    out = tmp_path_factory.mktemp("archive") / "out"
-    assert wsiseg.batch(small_slides, out, workers=2, **MODEL).ok
-    return out
-
-
 def test_every_slide_has_the_files_that_segment_writes(
     archive: Path, truth: dict[str, dict[str, str]], kit: Any
 ) -> None:
@@ -159,7 +151,9 @@ def test_shards_share_an_archive_without_overlap(
     small_slides: Path, truth: dict[str, dict[str, str]], tmp_path: Path, kit: Any
 ) -> None:
     out = tmp_path / "out"
-    parts = [wsiseg.batch(small_slides, out, shard=f"{i}/3", workers=1, **MODEL) for i in (1, 2, 3)]
+    parts = [wsiseg.batch(small_slides, out, shard=(1, 3), workers=1, **MODEL)]
+    assert sorted(kit.status(out)) == ["case-0", "case-1", "case-2"]  # those of others, too
+    parts += [wsiseg.batch(small_slides, out, shard=f"{i}/3", workers=1, **MODEL) for i in (2, 3)]
     ids = [record.slide_id for part in parts for record in part.records]
     assert sorted(ids) == ["case-0", "case-1", "case-2"]
     slides = kit.status(out)
@@ -167,14 +161,6 @@ def test_shards_share_an_archive_without_overlap(
     assert all(kit.digests(out / "slides" / name) == truth[name] for name in ids)
     assert kit.wsiseg("verify", out).returncode == 0
     assert wsiseg.batch(small_slides, out, **MODEL).ok  # as a whole: nothing is left to do
-
-
-def test_a_shard_tells_of_slides_that_are_those_of_others(
-    small_slides: Path, tmp_path: Path, kit: Any
-) -> None:
-    out = tmp_path / "out"
-    wsiseg.batch(small_slides, out, shard=(1, 3), workers=1, **MODEL)
-    assert sorted(kit.status(out)) == ["case-0", "case-1", "case-2"]
 
 
 def test_slides_that_left_the_manifest_stay_in_the_archive(
@@ -273,3 +259,15 @@ def test_failures_of_slides_that_are_not_asked_for_stay(small_slides: Path, tmp_
     assert [r.slide_id for r in again.of("done")] == ["case-0"]
     assert [r.code for r in again.of("failed")] == ["missing-file"]
     assert not again.ok
+
+
+def test_a_slide_that_is_missing_at_the_start_counts_for_fail_fast(
+    small_slides: Path, tmp_path: Path
+) -> None:
+    rows = [
+        SlideRow("lost", str(tmp_path / "lost.tiff")),
+        SlideRow("case-0", str(small_slides / "case-0.tiff")),
+    ]
+    for _ in range(2):  # looked for again, and missed again
+        found = wsiseg.batch(rows, tmp_path / "out", fail_fast=True, **MODEL)
+        assert [r.code for r in found.records] == ["max-failures", "missing-file"]

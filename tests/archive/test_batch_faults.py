@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import json
 import os
 import random
 import resource
@@ -15,6 +17,8 @@ from typing import Any
 
 import psutil
 import pytest
+
+from wsiseg.archive.journal import read_journal
 
 FAILED, LOCKED, INTERRUPTED, TERMINATED = 1, 75, 130, 143
 
@@ -34,22 +38,8 @@ def one_big(big_slide: Path, tmp_path: Path) -> tuple[Path, Path]:
     (tmp_path / "in").mkdir()
     shutil.copyfile(big_slide, tmp_path / "in" / "big.tiff")
     config = tmp_path / "job.toml"
-    config.write_text("region = 128\n")
+    config.write_text("region = 128\n[batch]\nbackoff_s = 0.1\n")
     return tmp_path / "in", config
-
-
-def regions(out: Path) -> int:
-    return len(list((out / "slides" / "big" / ".wsiseg" / "regions").glob("*.wsr")))
-
-
-def all_as_undisturbed(out: Path, truth: Truth, kit: Any) -> None:
-    found = kit.records(out)
-    assert found
-    for slide_id, record in found.items():
-        if slide_id in truth:
-            assert record.state == "done", record
-            assert kit.digests(out / "slides" / slide_id) == truth[slide_id]
-    assert kit.torn(out) == []
 
 
 @pytest.mark.timeout(600)
@@ -83,7 +73,7 @@ def test_bad_slides_fail_each_with_its_code_and_the_others_finish(
         "error": "unreadable",
         "no-mpp": "missing-mpp",
     }
-    all_as_undisturbed(out, truth, kit)
+    kit.all_as_undisturbed(out, truth)
     slides = kit.status(out)
     assert slides["segfault"]["cause"] == "SIGSEGV"
     assert {slides[name]["attempts"] for name in ("segfault", "hang")} == {2}
@@ -108,7 +98,7 @@ def test_a_slide_that_was_mended_is_run_without_being_asked_for(
     assert kit.batch(many, tmp_path / "out", "--workers", 2).returncode == FAILED
     slide.write_bytes(whole)
     assert kit.batch(many, tmp_path / "out", "--workers", 2).returncode == 0
-    all_as_undisturbed(tmp_path / "out", truth, kit)
+    kit.all_as_undisturbed(tmp_path / "out", truth)
 
 
 def test_retry_failed_tries_again_and_a_missing_file_is_looked_for(
@@ -122,7 +112,7 @@ def test_retry_failed_tries_again_and_a_missing_file_is_looked_for(
     assert kit.batch(manifest, out).returncode == FAILED
     shutil.move(many / "case-1.tiff", many / "later.tiff")
     assert kit.batch(manifest, out, "--retry-failed").returncode == 0
-    all_as_undisturbed(out, truth, kit)
+    kit.all_as_undisturbed(out, truth)
 
 
 @pytest.mark.timeout(300)
@@ -134,12 +124,13 @@ def test_exhausted_memory_fails_the_slide_and_no_other(
     def bound() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
 
-    out = tmp_path / "out"
-    done = kit.batch(many, out, "--workers", 2, "--attempts", 2, preexec_fn=bound)
+    out, config = tmp_path / "out", tmp_path / "job.toml"
+    config.write_text("[batch]\nbackoff_s = 0.1\nattempts = 2\n")
+    done = kit.batch(many, out, "--config", config, "--workers", 2, preexec_fn=bound)
     assert done.returncode == FAILED
     slides = kit.status(out)
     assert (slides["memory"]["state"], slides["memory"]["code"]) == ("failed", "out-of-memory")
-    all_as_undisturbed(out, truth, kit)
+    kit.all_as_undisturbed(out, truth)
 
 
 @pytest.mark.timeout(300)
@@ -148,14 +139,14 @@ def test_a_worker_that_is_stopped_for_ever_is_killed_and_its_slide_run_again(
 ) -> None:
     out, (source, config) = tmp_path / "out", one_big
     process = kit.start(source, out, "--config", config, "--workers", 1, "--timeout", 8)
-    kit.until(lambda: regions(out) > 2)
+    kit.until(lambda: kit.regions(out) > 2)
     worker = kit.children(process)[0]
     worker.send_signal(signal.SIGSTOP)
     assert process.wait(120) == 0
     assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
     assert kit.records(out)["big"].attempts == 2
     assert kit.records(out)["big"].resumed > 2
-    all_as_undisturbed(out, truth, kit)
+    kit.all_as_undisturbed(out, truth)
 
 
 def kill_workers(seed: int, one_big: tuple[Path, Path], out: Path, truth: Truth, kit: Any) -> None:
@@ -163,14 +154,14 @@ def kill_workers(seed: int, one_big: tuple[Path, Path], out: Path, truth: Truth,
     rng, (source, config) = random.Random(seed), one_big
     process = kit.start(source, out, "--config", config, "--workers", 1)
     for _ in range(2):
-        before = kit.until(lambda: regions(out) + 1)
-        kit.until(lambda b=before: regions(out) > b or process.poll() is not None)
+        before = kit.until(lambda: kit.regions(out) + 1)
+        kit.until(lambda b=before: kit.regions(out) > b or process.poll() is not None)
         time.sleep(rng.random() * 0.5)
         if process.poll() is None:
             for child in kit.children(process):
                 child.kill()
     assert process.wait(200) == 0
-    all_as_undisturbed(out, truth, kit)
+    kit.all_as_undisturbed(out, truth)
 
 
 @pytest.mark.timeout(300)
@@ -196,7 +187,7 @@ def test_after_everything_was_killed_the_same_command_goes_on(
 ) -> None:
     out, (source, config) = tmp_path / "out", one_big
     process = kit.start(source, out, "--config", config, "--workers", 1)
-    kit.until(lambda: regions(out) > 5)
+    kit.until(lambda: kit.regions(out) > 5)
     workers = kit.children(process)
     process.kill()
     process.wait()
@@ -206,10 +197,11 @@ def test_after_everything_was_killed_the_same_command_goes_on(
     assert kit.records(out)["big"].state == "running"
     shown = kit.wsiseg("status", out).stdout
     assert "no batch is at work here: 1 slides are left" in shown
-    stored = regions(out)
+    assert json.loads(kit.wsiseg("status", out, "--json").stdout)["at_work"] == []
+    stored = kit.regions(out)
     assert kit.batch(source, out, "--config", config).returncode == 0
     assert kit.records(out)["big"].resumed >= stored
-    all_as_undisturbed(out, truth, kit)
+    kit.all_as_undisturbed(out, truth)
 
 
 @pytest.mark.timeout(1200)
@@ -232,7 +224,7 @@ def test_whenever_everything_is_killed_nothing_is_torn(
         assert alive == []
         assert kit.torn(out) == []
     assert kit.batch(many, out, "--config", config).returncode == 0
-    all_as_undisturbed(out, truth, kit)
+    kit.all_as_undisturbed(out, truth)
     assert kit.wsiseg("verify", out).returncode == 0
 
 
@@ -252,31 +244,33 @@ def test_a_signal_stops_within_its_grace_and_loses_no_finished_region(
 ) -> None:
     out, (source, config) = tmp_path / "out", one_big
     process = kit.start(source, out, "--config", config, "--workers", 1)
-    kit.until(lambda: regions(out) > 2)
+    kit.until(lambda: kit.regions(out) > 2)
     process.send_signal(number)
     assert process.wait(30) == code
     assert kit.status(out)["big"]["state"] == state
     assert state in (out / "status.md").read_text()
-    stored = regions(out)
+    stored = kit.regions(out)
     assert kit.batch(source, out, "--config", config).returncode == 0
     assert kit.records(out)["big"].resumed >= stored
-    all_as_undisturbed(out, truth, kit)
+    kit.all_as_undisturbed(out, truth)
 
 
 def test_a_scheduler_that_terminates_every_process_preempts_the_batch(
     one_big: tuple[Path, Path], tmp_path: Path, truth: Truth, kit: Any
 ) -> None:
     out, (source, config) = tmp_path / "out", one_big
-    process = kit.start(source, out, "--config", config, "--workers", 1)
-    kit.until(lambda: regions(out) > 2)
-    for one in [*kit.children(process), psutil.Process(process.pid)]:
+    process = kit.start(source, out, "--config", config, "--workers", 1, "--attempts", 1)
+    kit.until(lambda: kit.regions(out) > 2)
+    for one in kit.children(process):
         one.terminate()
+        one.wait(20)
+    process.terminate()  # a while later, as by who goes from process to process
     assert process.wait(30) == TERMINATED
     assert kit.status(out)["big"]["state"] == "preempted"
-    stored = regions(out)
+    stored = kit.regions(out)
     assert kit.batch(source, out, "--config", config).returncode == 0
     assert kit.records(out)["big"].resumed >= stored
-    all_as_undisturbed(out, truth, kit)
+    kit.all_as_undisturbed(out, truth)
 
 
 def test_a_worker_that_does_not_stop_is_killed_when_grace_is_over(
@@ -285,7 +279,7 @@ def test_a_worker_that_does_not_stop_is_killed_when_grace_is_over(
     out, (source, config) = tmp_path / "out", one_big
     config.write_text("region = 128\n[batch]\ngrace_s = 1\n")
     process = kit.start(source, out, "--config", config, "--workers", 1)
-    kit.until(lambda: regions(out) > 2)
+    kit.until(lambda: kit.regions(out) > 2)
     worker = kit.children(process)[0]
     worker.send_signal(signal.SIGSTOP)
     process.terminate()
@@ -293,7 +287,7 @@ def test_a_worker_that_does_not_stop_is_killed_when_grace_is_over(
     assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
     assert kit.status(out)["big"]["state"] == "preempted"
     assert kit.batch(source, out, "--config", config).returncode == 0
-    all_as_undisturbed(out, truth, kit)
+    kit.all_as_undisturbed(out, truth)
 
 
 def test_a_second_batch_in_the_folder_is_refused_and_the_first_goes_on(
@@ -301,7 +295,7 @@ def test_a_second_batch_in_the_folder_is_refused_and_the_first_goes_on(
 ) -> None:
     out, (source, config) = tmp_path / "out", one_big
     process = kit.start(source, out, "--config", config, "--workers", 1)
-    kit.until(lambda: regions(out) > 0)
+    kit.until(lambda: kit.regions(out) > 0)
     worker = kit.children(process)[0]
     worker.suspend()  # so that the first is at work for as long as we look
     second = kit.batch(source, out, "--config", config)
@@ -311,7 +305,7 @@ def test_a_second_batch_in_the_folder_is_refused_and_the_first_goes_on(
     assert shard.returncode == LOCKED
     worker.resume()
     assert process.wait(200) == 0
-    all_as_undisturbed(out, truth, kit)
+    kit.all_as_undisturbed(out, truth)
 
 
 def test_a_slide_that_is_replaced_while_it_is_read_leaves_no_mixed_result(
@@ -320,7 +314,7 @@ def test_a_slide_that_is_replaced_while_it_is_read_leaves_no_mixed_result(
     out, (source, config) = tmp_path / "out", one_big
     config.write_text("region = 128\n[batch]\nbackoff_s = 0.1\n")
     process = kit.start(source, out, "--config", config, "--workers", 1)
-    kit.until(lambda: regions(out) > 2)
+    kit.until(lambda: kit.regions(out) > 2)
     other = tmp_path / "other.tiff"
     shutil.copyfile(source / "big.tiff", other)
     os.utime(other, (1e9, 1e9))
@@ -345,7 +339,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost(
     assert kit.torn(out) == []
     subprocess.run(["mount", "-o", "remount,size=60m", str(out.parent)], check=True)
     assert kit.batch(many, out, "--config", config, "--workers", 1).returncode == 0
-    all_as_undisturbed(out, truth, kit)
+    kit.all_as_undisturbed(out, truth)
 
 
 def test_a_limit_of_file_sizes_fails_by_name(many: Path, tmp_path: Path, kit: Any) -> None:
@@ -370,6 +364,65 @@ def test_a_read_only_archive_is_refused(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.timeout(300)
+def test_a_folder_that_may_not_be_written_any_more_is_named_and_nothing_is_lost(
+    one_big: tuple[Path, Path], tmp_path: Path, truth: Truth, kit: Any
+) -> None:
+    out, (source, config) = tmp_path / "out", one_big
+    config.write_text("region = 128\n[batch]\nbackoff_s = 0.1\nattempts = 2\n")
+    command = kit.command(source, out, "--config", config, "--workers", 1)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_permissions
+    )
+    kit.processes.append(process)
+    kit.until(lambda: kit.regions(out) > 2)
+    folder = out / "slides" / "big" / ".wsiseg" / "regions"
+    folder.chmod(0o555)
+    _, said = process.communicate(timeout=100)
+    folder.chmod(0o755)
+    assert process.returncode == FAILED
+    assert kit.records(out)["big"].code == "read-only"
+    assert "no permission" in said
+    assert "Traceback" not in said
+    stored = kit.regions(out)
+    assert kit.torn(out) == []
+    assert kit.batch(source, out, "--config", config).returncode == 0
+    assert kit.records(out)["big"].resumed >= stored > 2
+    kit.all_as_undisturbed(out, truth)
+
+
+def heed_permissions() -> None:
+    """Let permissions of files hold for root, too."""
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH: capabilities(7)
+        ctypes.CDLL(None).prctl(24, capability)  # PR_CAPBSET_DROP
+
+
+@pytest.mark.timeout(300)
+def test_shards_under_load_at_once_of_which_one_is_killed(
+    many: Path, big_slide: Path, tmp_path: Path, truth: Truth, kit: Any
+) -> None:
+    shutil.copyfile(big_slide, many / "big.tiff")
+    config, out = tmp_path / "job.toml", tmp_path / "out"
+    config.write_text("region = 128\n")
+    more = ("--config", config, "--workers", 1, "--shard")
+    shards = [kit.start(many, out, *more, f"{i}/2") for i in (1, 2)]
+    kit.until(lambda: kit.regions(out) > 2)
+    owner = next(i for i in (1, 2) if "big" in read_journal(out / f".wsiseg/shard-{i}-of-2"))
+    shards[owner - 1].kill()
+    shards[owner - 1].wait()
+    assert shards[2 - owner].wait(200) == 0
+    stored, status = kit.regions(out), kit.status(out)
+    assert sorted(status) == sorted(truth)
+    assert status["big"]["state"] == "running"  # as its shard has left it
+    assert kit.torn(out) == []
+    assert kit.batch(many, out, *more, f"{owner}/2").returncode == 0
+    slides = kit.status(out)
+    assert {name: slide["state"] for name, slide in slides.items()} == dict.fromkeys(truth, "done")
+    assert slides["big"]["resumed"] >= stored
+    assert all(kit.digests(out / "slides" / name) == truth[name] for name in truth)
+    assert kit.wsiseg("verify", out).returncode == 0
+
+
 def test_workers_that_cannot_start_end_the_batch_at_once(
     many: Path, tmp_path: Path, truth: Truth, kit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -388,7 +441,7 @@ def test_workers_that_cannot_start_end_the_batch_at_once(
     assert sorted(codes, key=str) == [("failed", "worker"), ("pending", None), ("pending", None)]
     monkeypatch.delenv("PYTHONPATH")
     assert kit.batch(many, tmp_path / "out", "--workers", 1).returncode == 0
-    all_as_undisturbed(tmp_path / "out", truth, kit)
+    kit.all_as_undisturbed(tmp_path / "out", truth)
 
 
 def test_one_flipped_bit_in_a_stored_region_is_found_and_mended(
@@ -396,7 +449,7 @@ def test_one_flipped_bit_in_a_stored_region_is_found_and_mended(
 ) -> None:
     out, (source, config) = tmp_path / "out", one_big
     process = kit.start(source, out, "--config", config, "--workers", 1)
-    kit.until(lambda: regions(out) > 5)
+    kit.until(lambda: kit.regions(out) > 5)
     process.kill()
     process.wait()
     blob = sorted((out / "slides" / "big" / ".wsiseg" / "regions").glob("*.wsr"))[2]
@@ -404,4 +457,6 @@ def test_one_flipped_bit_in_a_stored_region_is_found_and_mended(
     data[len(data) // 2] ^= 4
     blob.write_bytes(data)
     assert kit.batch(source, out, "--config", config).returncode == 0
-    all_as_undisturbed(out, truth, kit)
+    found = json.loads((out / "slides" / "big" / "run.json").read_text())["regions"]
+    assert found["damaged"] == 1  # and not one more: it is the only one that was made again
+    kit.all_as_undisturbed(out, truth)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +13,13 @@ import pytest
 
 FAILED, USAGE = 1, 2
 
-
-@pytest.fixture(scope="module")
-def archive(small_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import wsiseg
-
-    out = tmp_path_factory.mktemp("cli") / "out"
-    assert wsiseg.batch(small_slides, out, model="hematoxylin", workers=2).ok
-    return out
+Here = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def test_help_names_every_command_and_option(kit: Any) -> None:
-    shown = kit.wsiseg("--help").stdout
+def test_help_names_every_command_and_option(here: Here) -> None:
+    shown = here("--help").stdout
     assert all(name in shown for name in ("batch", "status", "verify", "manifest"))
-    shown = kit.wsiseg("batch", "--help").stdout
+    shown = here("batch", "--help").stdout
     for option in (
         *("--out", "--config", "--workers", "--only", "--retry-failed", "--fail-fast"),
         *("--max-failures", "--attempts", "--timeout", "--shard", "--dry-run", "--fresh"),
@@ -151,10 +146,10 @@ def test_a_manifest_of_a_folder_can_be_run(small_slides: Path, tmp_path: Path, k
     ],
 )
 def test_mistakes_are_named_without_a_traceback(
-    words: list[str], code: int, message: str, small_slides: Path, tmp_path: Path, kit: Any
+    words: list[str], code: int, message: str, small_slides: Path, tmp_path: Path, here: Here
 ) -> None:
     call = [word.replace("{in}", str(small_slides)) for word in words]
-    done = kit.wsiseg(*call, cwd=tmp_path)
+    done = here(*call, cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr

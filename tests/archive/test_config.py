@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from wsiseg.archive.config import Policy, checked_settings, read_config
 from wsiseg.archive.request import Request, parse_shard
 from wsiseg.archive.rows import SlideRow
 from wsiseg.errors import InputFileError, SettingsError
+from wsiseg.model.licence import VARIABLE
+from wsiseg.model.shipped import shipped
 
 ROWS = [SlideRow(f"s{i}", f"/none/{i}.svs") for i in range(200)]
 
@@ -91,6 +95,42 @@ def test_memory_is_shared_out_between_workers() -> None:
     request = Request.of(ROWS, workers=4, max_memory="8GB")
     assert request.job_settings(ROWS[0])["max_memory"] == 2 * 10**9
     assert request.threads == 1
+
+
+def test_as_many_workers_as_the_bound_of_memory_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = [1 << 40]
+    monkeypatch.setattr("wsiseg.archive.request.cores", lambda: 8)
+    monkeypatch.setattr("wsiseg.archive.request.free_memory", lambda: free[0])
+    assert Request.of(ROWS).workers == 8
+    request = Request.of(ROWS, max_memory="10GB")
+    assert request.workers == 3
+    free[0] = 4 << 30
+    assert Request.of(ROWS, max_memory="10GB").workers == 1
+    assert request.workers == 3  # whatever others take meanwhile: shares stay equal
+    assert request.job_settings(ROWS[0])["max_memory"] == 10 * 10**9 // 3
+
+
+def test_files_that_were_replaced_are_other_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within one process, too, which remembers hashes."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+    weights, region = tmp_path / "weights", tmp_path / "region.geojson"
+    shutil.copytree(shipped()["nuclei-he"], weights)
+    region.write_text("{}")
+    request = Request.of(ROWS, model=weights, tissue=str(region))
+    before = request.parts()
+    assert request.parts() == before
+    region.write_text('{"type": "FeatureCollection"}')
+    other = request.parts()
+    assert {name for name in before if before[name] != other[name]} == {"tissue_sha256"}
+    row = replace(ROWS[0], model=str(weights))
+    asked = request.asked(row, "", "")
+    with (weights / "model.safetensors").open("ab") as file:
+        file.write(b"x")
+    changed = request.parts()
+    assert {name for name in other if other[name] != changed[name]} == {"model_sha256"}
+    assert request.asked(row, "", "") != asked
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -156,6 +157,13 @@ def test_a_fault_of_the_archive_ends_the_batch_and_leaves_the_others_pending() -
     assert sum(stage.tried.values()) == 1
 
 
+def test_a_full_disk_is_tried_with_the_slides_at_work_and_no_others() -> None:
+    stage, told, made, _ = drive(100, lambda *_: DISK, workers=4, attempts=3, backoff_s=0.02)
+    assert made.broken == DISK
+    assert sum(stage.tried.values()) <= 12
+    assert Counter(r.state for r in told.records.values())["failed"] == 1
+
+
 @pytest.mark.parametrize("how", ["preempted", "interrupted"])
 def test_a_stop_leaves_running_slides_in_its_state(how: str) -> None:
     def stop(stage: Stage) -> str | None:
@@ -171,3 +179,48 @@ def test_every_change_is_told_before_the_slide_is_started() -> None:
     _, told, _, _ = drive(3, lambda *_: None)
     for name in ("s0", "s1", "s2"):
         assert [state for slide, state in told.history if slide == name] == ["running", "done"]
+
+
+TERMINATED = Fault("quarantine", "SIGTERM", "it was terminated", again=True)
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_who_is_terminated_just_before_the_batch_is_preempted_not_convicted(attempts: int) -> None:
+    def stop(stage: Stage) -> str | None:
+        return "preempted" if stage.tried["s2"] == attempts else None
+
+    def fate(name: str, _: int) -> Fault | None:
+        return TERMINATED if name == "s2" else None
+
+    _, told, made, state = drive(3, fate, stop=stop, workers=1, attempts=attempts)
+    assert state == "preempted"
+    assert told.records["s2"].state == "preempted"
+    assert made.failures == 0
+
+
+def test_who_is_terminated_alone_is_tried_again_then_convicted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("wsiseg.archive.drive._MEANT_ALL_S", 0.01)
+    stage, told, _, _ = drive(3, lambda name, _: TERMINATED if name == "s2" else None, attempts=2)
+    assert stage.tried["s2"] == 2
+    assert (told.records["s2"].state, told.records["s2"].cause) == ("failed", "SIGTERM")
+    assert told.records["s0"].state == "done"
+
+
+def test_a_slide_with_which_batches_have_died_runs_last_and_alone() -> None:
+    stage, told = Stage(3, lambda *_: None), Told()
+    slides = records(4)
+    slides[3] = replace(slides[3], lost=2)
+    made = Drive(stage, Policy(), lambda r: Task("segment", r.slide_id, "", "", {}, 4), told)
+    assert made.run(waiting(slides), lambda: None) is None
+    assert stage.started[-1] == ("s3", 1, 0)
+
+
+def test_failures_before_the_first_slide_count() -> None:
+    stage, told = Stage(1, lambda *_: None), Told()
+    how = Policy(max_failures=1)
+    made = Drive(stage, how, lambda r: Task("segment", "", "", "", {}), told, failures=1)
+    assert made.run(waiting(records(2)), lambda: None) is None
+    assert {r.code for r in told.records.values()} == {"max-failures"}
+    assert not stage.started

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 
 import pytest
 
-from wsiseg.archive.faults import InputChangedError, death, fault_of, told
+from wsiseg.archive.faults import InputChangedError, death, fault_of, shown, told
 from wsiseg.archive.records import CODES
 from wsiseg.atomic import output_error
 from wsiseg.errors import (
+    ClusterError,
     ForeignFolderError,
     LockedError,
     MissingSpacingError,
@@ -34,6 +36,11 @@ def because(error: Exception, *causes: BaseException) -> Exception:
     return error
 
 
+def while_handling(error: Exception, context: BaseException) -> Exception:
+    error.__context__ = context
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "code", "again", "archive"),
     [
@@ -41,7 +48,7 @@ def because(error: Exception, *causes: BaseException) -> Exception:
         (UnreadableSlideError("m"), "unreadable", False, False),
         (UnsupportedFormatError("m"), "unsupported-format", False, False),
         (SettingsError("m"), "settings", False, False),
-        (because(SettingsError("m"), TimeoutError("m")), "cluster", True, True),
+        (because(ClusterError("m"), TimeoutError("m")), "cluster", True, True),
         (ModelError("m"), "model", False, False),
         (ForeignFolderError("m"), "foreign-folder", False, False),
         (LockedError("m"), "locked", True, False),
@@ -88,6 +95,11 @@ def test_deaths_are_named_by_their_signal() -> None:
         because(RegionError(f"region x failed: {TOKEN}"), ValueError(TOKEN)),
         because(UnreadableSlideError(f"x: ValueError: {TOKEN} (tiff)"), ValueError(TOKEN)),
         UnsupportedFormatError(f"x: it begins with {TOKEN.encode()!r}; ValueError"),
+        because(UnreadableSlideError(f"x: ValueError: {TOKEN}"), OSError(TOKEN)),
+        because(UnreadableSlideError(f"x: ValueError: {TOKEN}"), OSError(errno.EIO, TOKEN)),
+        because(UnreadableSlideError(f"x: {ValueError(TOKEN)!r}"), ValueError(TOKEN)),
+        because(RunFolderError(f"x: ValueError: {TOKEN}"), OSError(TOKEN)),
+        while_handling(UnreadableSlideError(f"x: ValueError: {TOKEN}"), OSError(TOKEN)),
     ],
 )
 def test_messages_of_libraries_are_not_passed_on(error: Exception) -> None:
@@ -107,3 +119,13 @@ def test_messages_are_one_printable_line_of_bounded_length() -> None:
     assert text.startswith("a b?[31m")
     assert text.isprintable()
     assert len(text) <= 600
+
+
+def test_what_the_system_says_of_a_number_is_passed_on() -> None:
+    for path in ("x.tif", "with 'quotes' \n.tif"):
+        cause = OSError(errno.EACCES, os.strerror(errno.EACCES), path)
+        assert "Permission denied" in told(because(UnreadableSlideError(f"x: {cause}"), cause))
+
+
+def test_a_message_is_one_line_without_control_characters() -> None:
+    assert shown("a\n b\x1b[31m\x07c") == "a b?[31m?c"

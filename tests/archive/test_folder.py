@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from wsiseg.archive.folder import ArchiveFolder, Shard
-from wsiseg.engine.lock import RunLock
+from wsiseg.engine import lock
+from wsiseg.engine.lock import Heartbeat, RunLock
 from wsiseg.errors import (
     ForeignFolderError,
     KeyMismatchError,
@@ -74,7 +74,7 @@ def test_a_file_is_no_archive(tmp_path: Path) -> None:
         ArchiveFolder(tmp_path / "out" / "deeper").claim()
 
 
-@pytest.mark.parametrize("name", ["slides", ".wsiseg"])
+@pytest.mark.parametrize("name", ["slides", ".wsiseg", "cells"])
 def test_links_in_place_of_our_folders_are_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out").mkdir()
@@ -110,22 +110,77 @@ def test_only_shards_of_one_number_work_side_by_side(
     assert folder.at_work() == []
 
 
+def forge(folder: Path, **changes: Any) -> None:
+    """The lock of another run: that of this process, with changes."""
+    with RunLock(folder):
+        record = json.loads((folder / "lock").read_bytes())
+    (folder / "lock").write_text(json.dumps(record | {"token": "a" * 32} | changes))
+
+
 def test_a_lock_of_the_dead_is_seen_through(folder: ArchiveFolder) -> None:
-    with subprocess.Popen(["true"]) as process:
-        process.wait()
-    record = {"host": socket.gethostname(), "pid": process.pid}
-    (folder.work / "lock").write_text(json.dumps(record))
+    forge(folder.work, start=1.0)  # another process has got the number
     assert folder.at_work() == []
-    record["host"] = "elsewhere"
-    (folder.work / "lock").write_text(json.dumps(record))
-    assert folder.at_work() == [f"process {process.pid} on elsewhere"]
+    with folder.locked((1, 2)) as held:
+        held.check()
+    forge(folder.work, host="elsewhere", pid=17)
+    assert [who.split(",")[0] for who in folder.at_work()] == ["process 17 on elsewhere"]
+    with pytest.raises(LockedError, match="elsewhere"), folder.locked((1, 2)):
+        pass
     os.utime(folder.work / "lock", (time.time() - 999,) * 2)
     assert folder.at_work() == []
+
+
+def test_a_holder_elsewhere_that_may_be_dead_is_watched_until_that_is_known(
+    folder: ArchiveFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that a scheduler has put onto another machine meets its own lock."""
+    monkeypatch.setattr(lock, "Heartbeat", lambda: Heartbeat(0.05, 0.4))
+    for shard in (None, (1, 2)):
+        forge(folder.work, host="elsewhere")
+        told: list[str] = []
+        with folder.locked(shard, told.append) as held:
+            held.check()
+        assert "elsewhere" in told[0]
+
+
+def test_a_shard_that_comes_between_is_seen(
+    folder: ArchiveFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard takes its lock just when a whole batch has listed those that there are."""
+    listed = ArchiveFolder._states, ArchiveFolder._shards
+    with ExitStack() as stack:
+
+        def late(shards: Any) -> Any:
+            def list_then_start(self: ArchiveFolder) -> Any:
+                found = shards(self)
+                monkeypatch.undo()
+                stack.enter_context(ArchiveFolder(self.root).locked((1, 2)))
+                return found
+
+            return list_then_start
+
+        for name, shards in zip(("_states", "_shards"), listed, strict=True):
+            monkeypatch.setattr(ArchiveFolder, name, late(shards))
+        with pytest.raises(LockedError), folder.locked(None):
+            pass
+        assert len(folder.at_work()) <= 1
+
+
+def test_a_batch_that_was_succeeded_may_write_no_more(folder: ArchiveFolder) -> None:
+    for shard in (None, (1, 2)):
+        with folder.locked(shard) as held:
+            held.check()
+            (folder.state(shard) / "lock").unlink()
+            with RunLock(folder.state(shard)), pytest.raises(LockedError, match="taken over"):
+                held.check()
 
 
 def test_merging_waits_for_its_turn(folder: ArchiveFolder, monkeypatch: Any) -> None:
     monkeypatch.setattr("wsiseg.archive.folder._MERGE_PATIENCE_S", 0)
     with folder.merging(), pytest.raises(LockedError), folder.merging():
+        pass
+    monkeypatch.undo()
+    with folder.merging(), pytest.raises(LockedError), folder.merging(lambda: False):
         pass
     with folder.merging():
         pass

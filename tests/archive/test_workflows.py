@@ -11,13 +11,22 @@ from typing import Any
 
 import pytest
 
+from wsiseg.archive.config import read_config
+
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = ROOT / "workflows"
 
 
-@pytest.mark.parametrize("name", ["segment_archive.py", "segment_archive.sbatch"])
+@pytest.mark.parametrize("name", ["archive.py", "archive.sbatch", "cluster.toml", "cluster.sbatch"])
 def test_a_workflow_is_short(name: str) -> None:
-    assert len((WORKFLOWS / name).read_text().splitlines()) < 80
+    assert len((WORKFLOWS / f"segment_{name}").read_text().splitlines()) < 80
+
+
+def test_the_config_of_a_cluster_is_one_that_can_be_used() -> None:
+    settings, policy = read_config(WORKFLOWS / "segment_cluster.toml")
+    assert settings["model"] == "hematoxylin"
+    assert policy.cluster is not None
+    assert policy.cluster.leaving == ["--lifetime", "28200s", "--lifetime-stagger", "300s"]
 
 
 def test_the_workflow_runs_an_archive(small_slides: Path, tmp_path: Path) -> None:

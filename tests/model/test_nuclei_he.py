@@ -1,12 +1,14 @@
 """The default model, as it is shipped, on real images."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from wsiseg.engine.executor import Serial, Threads
 from wsiseg.engine.segment import find_objects
@@ -17,7 +19,7 @@ from wsiseg.model.unet import UNetModel
 from wsiseg.model.zoo import default_model, load_model
 from wsiseg.training.dataset import read_dataset
 from wsiseg.training.labelled import CLASSES, Labelled
-from wsiseg.training.validate import predict, score
+from wsiseg.training.validate import Found, predict, score
 
 pytestmark = [pytest.mark.data, pytest.mark.usefixtures("shipped_weights")]
 
@@ -35,15 +37,30 @@ def _field(item: Labelled) -> Labelled:
     return replace(item, image=image, labels=np.ascontiguousarray(item.labels[:512, :512]))
 
 
-@pytest.fixture
-def model() -> Iterator[UNetModel]:
-    import torch
-
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """A model on a CPU decides on threads for the whole process."""
     threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def model() -> UNetModel:
+    return _model()
+
+
+@cache
+def _model() -> UNetModel:
     found = load_model("nuclei-he")
     assert isinstance(found, UNetModel)
-    yield found
-    torch.set_num_threads(threads)
+    return found
+
+
+@pytest.fixture(scope="module")
+def found(images: dict[str, Labelled]) -> Callable[[str], Found]:
+    """What the model finds in the image of a set; computed once."""
+    return cache(lambda name: predict(_model(), images[name])[0])
 
 
 def test_it_is_the_default_and_has_the_classes_promised() -> None:
@@ -54,9 +71,9 @@ def test_it_is_the_default_and_has_the_classes_promised() -> None:
 # far below what it reaches, and above what hematoxylin does: a wrong decode or channel order shows
 @pytest.mark.parametrize(("name", "least"), [("gbm40", 0.72), ("lgg", 0.62), ("kumar", 0.5)])
 def test_it_finds_the_nuclei_of_a_set(
-    name: str, least: float, images: dict[str, Labelled], model: UNetModel
+    name: str, least: float, images: dict[str, Labelled], found: Callable[[str], Found]
 ) -> None:
-    assert score(predict(model, images[name])[0], images[name])["pq"] > least
+    assert score(found(name), images[name])["pq"] > least
 
 
 def test_a_real_field_has_the_same_objects_under_any_tiling(
@@ -68,17 +85,17 @@ def test_a_real_field_has_the_same_objects_under_any_tiling(
     whole = find_objects(source, model, region=2048)
     assert len(whole) > 50
     for region, executor in ((200, Threads(2)), (333, Serial())):
-        found = find_objects(source, model, region=region, executor=executor)
-        assert np.array_equal(found.runs, whole.runs)
-        assert np.array_equal(found.offsets, whole.offsets)
-        assert np.array_equal(found.sums, whole.sums)
+        parts = find_objects(source, model, region=region, executor=executor)
+        assert np.array_equal(parts.runs, whole.runs)
+        assert np.array_equal(parts.offsets, whole.offsets)
+        assert np.array_equal(parts.sums, whole.sums)
 
 
 def test_the_same_field_at_20x_is_not_far_behind(
-    images: dict[str, Labelled], model: UNetModel
+    images: dict[str, Labelled], model: UNetModel, found: Callable[[str], Found]
 ) -> None:
     for item in (images["gbm40"], images["lgg"]):
-        at_40x = score(predict(model, item)[0], item)["pq"]
+        at_40x = score(found(item.set), item)["pq"]
         small = cv2.resize(item.image, (256, 256), interpolation=cv2.INTER_AREA)
         coarse = replace(item, image=small, labels=item.labels[::2, ::2], mpp=0.5)
         grown = predict(model, coarse)[0].labels.repeat(2, axis=0).repeat(2, axis=1)
@@ -87,13 +104,12 @@ def test_the_same_field_at_20x_is_not_far_behind(
 
 
 def test_classes_are_probabilities_and_mostly_right(
-    images: dict[str, Labelled], model: UNetModel
+    images: dict[str, Labelled], found: Callable[[str], Found]
 ) -> None:
-    item = images["consep"]
-    found = predict(model, item)[0]
-    assert np.allclose(found.classes.sum(axis=1), 1, atol=2e-3)
-    overlaps = count_overlaps(item.labels, found.labels)
+    item, nuclei = images["consep"], found("consep")
+    assert np.allclose(nuclei.classes.sum(axis=1), 1, atol=2e-3)
+    overlaps = count_overlaps(item.labels, nuclei.labels)
     match = match_overlaps(overlaps)
     truth = item.kinds[np.asarray(overlaps.truth_id)[match.truth]]
-    guess = found.classes.argmax(axis=1)[np.asarray(overlaps.pred_id)[match.pred] - 1] + 1
+    guess = nuclei.classes.argmax(axis=1)[np.asarray(overlaps.pred_id)[match.pred] - 1] + 1
     assert (truth == guess)[truth > 0].mean() > 0.6

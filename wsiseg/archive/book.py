@@ -9,21 +9,27 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from wsiseg.archive.cohort import write_cohort
-from wsiseg.archive.dataset import PART, add_part, drop_part, part_of
-from wsiseg.archive.folder import ArchiveFolder, Shard
+from wsiseg.archive.dataset import PART, add_part, drop_part, drop_parts, part_of
+from wsiseg.archive.folder import ArchiveFolder, Held, Shard
 from wsiseg.archive.journal import Journal
 from wsiseg.archive.records import Record
 from wsiseg.archive.rows import SlideRow
 from wsiseg.archive.status import StatusFiles
 from wsiseg.archive.sums import write_sums
+from wsiseg.errors import LockedError
 
 __all__ = ["Book", "is_intact"]
 
 OnChange = Callable[[Record], None]
+_LOOK_S = 1.0  # how long a batch may go on that has lost its lock
+_LOOK_WHEN_QUIET_S = 15.0
 
 
 class Book:
-    """Journal first, then status files and data set; a Teller for ``Drive``."""
+    """Journal first, then status files and data set; a Teller for ``Drive``.
+
+    Raises LockedError, and writes nothing, once another batch has taken the archive over.
+    """
 
     def __init__(
         self,
@@ -32,12 +38,17 @@ class Book:
         records: Iterable[Record],
         on_change: OnChange | None,
         elsewhere: Iterable[SlideRow] = (),
+        *,
+        held: Held | None = None,
     ) -> None:
         self.records = {record.slide_id: record for record in records}
         """Those that this batch writes about."""
         waiting = (Record(r.slide_id, "pending", path=r.path, group=r.group) for r in elsewhere)
         self._elsewhere = {record.slide_id: record for record in waiting}
         self._folder, self._shard, self._on_change = folder, shard, on_change
+        self._held, self._looked = held, float("-inf")
+        undone = [r.slide_id for r in self.records.values() if r.state != "done"]
+        drop_parts(folder.root, undone)
         self._journal = Journal(folder.state(shard), self.records.values())
         self._status = StatusFiles(folder.root)
         self._progress: dict[str, tuple[int, int]] = {}
@@ -46,6 +57,7 @@ class Book:
 
     def tell(self, record: Record) -> None:
         """Write a change down."""
+        self._must_be_ours(_LOOK_S)
         root = self._folder.root
         if record.state == "done":
             add_part(root, record.slide_id, self._folder.slide(record.slide_id) / PART)
@@ -67,11 +79,13 @@ class Book:
 
     def tick(self) -> None:
         """Write the status files, if something has changed and it is time to."""
+        self._must_be_ours(_LOOK_WHEN_QUIET_S)
         if self._changed and self._status.due():
             self.show()
 
     def show(self) -> None:
         """Write the status files, with what other shards have done."""
+        self._must_be_ours(_LOOK_S)
         at_work = [f"process {os.getpid()} on {socket.gethostname()}"]
         live = {
             "at_work": at_work,
@@ -81,14 +95,31 @@ class Book:
         self._status.write(self._all().values(), live)
         self._changed = False
 
-    def finish(self) -> None:
-        """Write status, cohort and checksums of all that is done."""
-        with self._folder.merging():
-            self._progress.clear()
+    def finish(self, asked_to_stop: Callable[[], str | None] = lambda: None) -> None:
+        """Write status, cohort and checksums of all that is done.
+
+        Once ``asked_to_stop`` nobody is waited for: who holds the tables then, or the same command
+        later, writes them.
+        """
+        self._progress.clear()
+        self._must_be_ours(0)
+        try:
+            with self._folder.merging(lambda: asked_to_stop() is None):
+                self.show()
+                records = list(self._all().values())
+                write_cohort(self._folder.root, records)
+                write_sums(self._folder.root, records)
+        except LockedError:
+            if asked_to_stop() is None:
+                raise
             self.show()
-            records = list(self._all().values())
-            write_cohort(self._folder.root, records)
-            write_sums(self._folder.root, records)
+
+    def _must_be_ours(self, after_s: float) -> None:
+        """Look whether our locks are still ours, if that was ``after_s`` seconds ago."""
+        now = time.monotonic()
+        if self._held is not None and now - self._looked >= after_s:
+            self._held.check()
+            self._looked = now
 
     def _remaining(self) -> float | None:
         """Seconds to go, as the bytes of the slides that have ended suggest; None without any."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import wsiseg
+from wsiseg.archive.tasks import SHARE
 
 if TYPE_CHECKING:
     from wsiseg.archive.tasks import Task
@@ -45,6 +46,12 @@ class Child:
         self.sign = time.monotonic()
         """When it last showed that it lives."""
         self._begun = b""
+        self._threads: int | None = None
+
+    @property
+    def pid(self) -> int:
+        """Number of its process."""
+        return self._process.pid
 
     @property
     def output(self) -> int:
@@ -54,11 +61,19 @@ class Child:
 
     def give(self, task: Task) -> None:
         """Send it a task; should it be dead, ``answers`` tells."""
-        self.task, self.sign = task, time.monotonic()
-        line = json.dumps(asdict(task)).encode() + b"\n"
+        self.task, self.sign, self._threads = task, time.monotonic(), task.threads
+        self._tell(asdict(task))
+
+    def share(self, threads: int) -> None:
+        """Let its task work on so many regions at once from now on."""
+        if threads != self._threads:
+            self._threads = threads
+            self._tell({"kind": SHARE, "threads": threads})
+
+    def _tell(self, what: dict[str, Any]) -> None:
         assert self._process.stdin is not None
         with suppress(OSError):
-            self._process.stdin.write(line)
+            self._process.stdin.write(json.dumps(what).encode() + b"\n")
             self._process.stdin.flush()
 
     def answers(self) -> Iterator[dict[str, Any]]:
@@ -77,16 +92,20 @@ class Child:
         with suppress(OSError):
             self._process.terminate()
 
-    def close(self) -> None:
-        """Kill it, whatever it does, and let go of it."""
+    def kill(self) -> None:
+        """Kill it, whatever it does."""
         with suppress(OSError):
             self._process.kill()
+
+    def close(self, within_s: float = _LAST_WORDS_S) -> None:
+        """Kill it and let go of it; waits for its end, but not for longer than ``within_s``."""
+        self.kill()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with suppress(OSError):
                     pipe.close()
         with suppress(subprocess.TimeoutExpired):  # one that hangs in the kernel ends when it can
-            self._process.wait(_LAST_WORDS_S)
+            self._process.wait(within_s)
 
     def _status(self) -> int:
         try:

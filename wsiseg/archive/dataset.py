@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from wsiseg.archive.ids import quoted
 from wsiseg.atomic import atomic_path, make_folder, publish, temporary_name, writing
+from wsiseg.errors import ForeignFolderError
 
-__all__ = ["CELLS", "PART", "add_part", "drop_part", "part_of"]
+__all__ = ["CELLS", "PART", "add_part", "drop_part", "drop_parts", "part_of"]
 
 CELLS = "cells"
 """Folder of the data set in the archive."""
@@ -34,6 +36,7 @@ def part_of(root: Path, slide_id: str) -> Path:
 def add_part(root: Path, slide_id: str, cells: Path) -> None:
     """Make ``cells`` (a GeoParquet file below ``root``) the part of a slide; OutputError."""
     target = part_of(root, slide_id)
+    _must_not_lead_out(target)
     make_folder(target.parent)
     temporary = target.parent / temporary_name()
     with writing(target):
@@ -51,7 +54,27 @@ def add_part(root: Path, slide_id: str, cells: Path) -> None:
 def drop_part(root: Path, slide_id: str) -> None:
     """Take a slide out of the data set, if it is there; OutputError."""
     target = part_of(root, slide_id)
+    _must_not_lead_out(target)
     with writing(target), suppress(FileNotFoundError):
         target.unlink()
     with suppress(OSError):  # it may hold files that others have put there
         target.parent.rmdir()
+
+
+def drop_parts(root: Path, slide_ids: Iterable[str]) -> None:
+    """``drop_part`` of many slides, most of which have none; OutputError."""
+    try:
+        there = set(os.listdir(root / CELLS))
+    except FileNotFoundError:
+        return
+    for slide_id in slide_ids:
+        if part_of(root, slide_id).parent.name in there:
+            drop_part(root, slide_id)
+
+
+def _must_not_lead_out(target: Path) -> None:
+    for folder in (target.parent.parent, target.parent):
+        if folder.is_symlink():
+            raise ForeignFolderError(
+                f"{folder} leads out of the archive, through a symbolic link: remove the link"
+            )

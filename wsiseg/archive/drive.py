@@ -2,7 +2,9 @@
 
 Largest slides first, so that none is left for the end; a slide whose fault may not be its own
 waits for a while and runs again; its last attempt, and any after memory was exhausted, runs with
-one region at a time and no other slide beside it, so that nobody is convicted for others.
+one region at a time and no other slide beside it, so that nobody is convicted for others. So does a
+slide with which whole batches have died. A process that was terminated is not judged at once: if
+the batch is told to stop next, all of it was meant, and the slide was only preempted.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ __all__ = ["Drive", "Teller"]
 _STEP_S = 0.5  # how long a signal may wait to be seen
 _LONGEST_PAUSE_S = 600.0
 _TERMINATED = Fault("quarantine", "SIGTERM", "its process was terminated", again=True)
+_MEANT_ALL_S = 3.0  # within which whoever terminates every process of a batch comes to the batch
 
 
 class Teller(Protocol):
@@ -54,7 +57,13 @@ class Drive:
     """One pass over the slides that wait."""
 
     def __init__(
-        self, pool: Pool, policy: Policy, task_of: Callable[[Record], Task], teller: Teller
+        self,
+        pool: Pool,
+        policy: Policy,
+        task_of: Callable[[Record], Task],
+        teller: Teller,
+        *,
+        failures: int = 0,
     ) -> None:
         self._pool, self._policy = pool, policy
         self._task_of, self._teller = task_of, teller
@@ -62,8 +71,10 @@ class Drive:
         self._again: list[tuple[float, int, _Job]] = []  # a heap, by when their pause ends
         self._alone: deque[_Job] = deque()
         self._running: dict[str, _Job] = {}
-        self.failures = 0
-        """Slides that have failed for good in this pass."""
+        self._terminated: list[tuple[float, _Job]] = []  # by when they are to be judged
+        self._resting_until = float("-inf")
+        self.failures = failures
+        """Slides that have failed for good in this pass, or before it."""
         self.broken: Fault | None = None
         """Why no slide can be run any more, if so."""
 
@@ -72,7 +83,11 @@ class Drive:
 
         ``asked_to_stop``: "preempted", "interrupted" or None.
         """
-        self._fresh.extend(_Job(record) for record in waiting)
+        for record in waiting:
+            if record.lost >= max(1, self._policy.attempts - 1):
+                self._alone.append(_Job(record, alone=True))
+            else:
+                self._fresh.append(_Job(record))
         while self._jobs_left():
             state = asked_to_stop()
             if state is not None:
@@ -85,6 +100,7 @@ class Drive:
                 self._halt("skipped", "max-failures")
                 self._skip_waiting()
                 return None
+            self._judge_terminated()
             self._start_what_fits()
             for event in self._pool.wait(_STEP_S):
                 self._hear(event)
@@ -92,20 +108,23 @@ class Drive:
         return None
 
     def _jobs_left(self) -> int:
-        return len(self._fresh) + len(self._again) + len(self._alone) + len(self._running)
+        waiting = len(self._fresh) + len(self._again) + len(self._alone)
+        return waiting + len(self._running) + len(self._terminated)
 
     def _enough_failures(self) -> bool:
         limit = self._policy.max_failures
         return limit is not None and self.failures >= limit
 
     def _start_what_fits(self) -> None:
+        if self._terminated or time.monotonic() < self._resting_until:
+            return  # perhaps all of it is being ended; or nothing can be written anyway
         while self._pool.room > 0 and not any(job.alone for job in self._running.values()):
             job = self._next()
             if job is None:
                 return
             task = self._task_of(job.record)
             if job.alone:
-                task = replace(task, threads=1)
+                task = replace(task, threads=1, spread=False, whole=False)
             job.record = job.record.to(
                 "running", attempts=job.record.attempts + 1, started=now(), finished=None
             )
@@ -132,22 +151,26 @@ class Drive:
         if event.kind == "done":
             assert event.facts is not None
             self._done(job, event.facts)
-        elif event.fault is not None:
+        elif event.fault is not None and event.fault.cause != _TERMINATED.cause:
             self._failed(job, event.fault)
-        else:  # somebody has ended the process, perhaps all of them: then we hear of it next
-            self._failed(job, _TERMINATED, "preempted")
+        else:
+            self._terminated.append((time.monotonic() + _MEANT_ALL_S, job))
 
     def _done(self, job: _Job, facts: dict[str, Any]) -> None:
         job.record = job.record.to("done", finished=now(), **facts)
         self._teller.tell(job.record)
 
-    def _failed(self, job: _Job, fault: Fault, meanwhile: str = "pending") -> None:
-        """Count a fault; ``meanwhile``: the state of a slide that waits for another attempt."""
+    def _judge_terminated(self) -> None:
+        """Processes that were terminated alone: no stop has followed."""
+        while self._terminated and self._terminated[0][0] <= time.monotonic():
+            self._failed(self._terminated.pop(0)[1], _TERMINATED)
+
+    def _failed(self, job: _Job, fault: Fault) -> None:
         job.faults += 1
         last = job.faults >= self._policy.attempts
         why = {"code": fault.code, "cause": fault.cause, "message": fault.message}
         if fault.again and not last:
-            job.record = job.record.to(meanwhile, **(why if meanwhile == "pending" else {}))
+            job.record = job.record.to("pending", **why)
             self._teller.tell(job.record)
             self._put_back(job, fault)
             return
@@ -164,7 +187,10 @@ class Drive:
             self._alone.append(job)
             return
         pause = min(self._policy.backoff_s * 2 ** (job.faults - 1), _LONGEST_PAUSE_S)
-        heapq.heappush(self._again, (time.monotonic() + pause, id(job), job))
+        ends = time.monotonic() + pause
+        heapq.heappush(self._again, (ends, id(job), job))
+        if fault.archive:
+            self._resting_until = max(self._resting_until, ends)
 
     def _halt(self, state: str, code: str | None = None) -> None:
         """Stop what runs; what is finished meanwhile counts."""
@@ -175,6 +201,8 @@ class Drive:
                 self._set(self._running.pop(event.slide_id), state, code)
         for slide_id in list(self._running):
             self._set(self._running.pop(slide_id), state, code)
+        while self._terminated:
+            self._set(self._terminated.pop()[1], state, code)
 
     def _skip_waiting(self) -> None:
         for job in self._waiting():

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from wsiseg.archive.folder import ArchiveFolder
+from wsiseg.archive.place import looked_at
 from wsiseg.archive.pool import Pool, Processes
 from wsiseg.archive.records import Record
 from wsiseg.archive.request import Request
@@ -60,11 +60,13 @@ def estimate(
     sample: int = SAMPLE,
 ) -> Estimate:
     """Estimate what ``run_batch`` would do. Raises as it does before anything is run."""
-    folder = ArchiveFolder(out)
-    if not request.fresh:
-        folder.check(request.parts())
-    rows = [row for row in request.rows if request.mine(row)]
-    records = records_of(request, rows, folder.records(), folder)
+    with looked_at(out) as (folder, intact):
+        if not request.fresh:
+            folder.check(request.parts())
+        known = folder.records()
+        request = request.keeping(known)
+        rows = [row for row in request.rows if request.mine(row)]
+        records = records_of(request, rows, known, folder, intact)
     todo = waiting(records)
     chosen = _spread(todo, sample)
     pool = pool or Processes(min(request.workers, len(chosen) or 1), request.policy.timeout_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import signal
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from traceback import extract_tb
 from typing import Any
 
 from wsiseg.errors import (
+    ClusterError,
     ForeignFolderError,
     InputFileError,
     LockedError,
@@ -28,7 +30,7 @@ from wsiseg.errors import (
     WsisegError,
 )
 
-__all__ = ["AGAIN_NEXT_TIME", "Fault", "InputChangedError", "death", "fault_of"]
+__all__ = ["AGAIN_NEXT_TIME", "Fault", "InputChangedError", "death", "fault_of", "shown", "told"]
 
 AGAIN_NEXT_TIME = ("disk-full", "read-only", "output", "locked", "input-io", "cluster", "worker")
 """Codes of failures that are no property of the slide: the next batch tries it again unasked."""
@@ -94,8 +96,11 @@ def fault_of(error: BaseException) -> Fault:
             return Fault("missing-file", "FileNotFoundError", told(error))
         if numbers & _STORAGE:
             return Fault("input-io", _name(chain[-1]), told(error), again=True)
-    if isinstance(error, SettingsError) and any(isinstance(e, OSError) for e in chain):
+    if isinstance(error, ClusterError):
         return Fault("cluster", _name(chain[-1]), told(error), again=True, archive=True)
+    if isinstance(error, RegionError) and error.cause:  # convicted; memory may have run out
+        code = "timeout" if error.cause == "timeout" else "quarantine"
+        return Fault(code, error.cause, told(error), again=error.cause == "SIGKILL")
     for kind, code, again in _CODES:
         if isinstance(error, kind):
             return Fault(code, _name(chain[-1]), told(error), again)
@@ -116,16 +121,41 @@ def death(status: int) -> Fault:
 def told(error: BaseException) -> str:
     """The message of an error of ours as one line that is safe to show.
 
-    What a library said of a file goes, since it may quote the file: ``wsiseg info`` shows it.
+    What a library said of a file goes, since it may quote the file: ``wsiseg info`` shows it. Of
+    errors of the system, what the system itself says of their number stays.
     """
     text = str(error)
-    for cause in list(_chain(error))[1:]:
-        said = str(cause)
-        if said and not isinstance(cause, WsisegError | OSError):
-            text = text.replace(said, "...")
-    text = " ".join(_BYTES.sub("...", text).split())
-    text = "".join(c if c.isprintable() else "?" for c in text)
+    for cause in _behind(error):
+        if isinstance(cause, WsisegError) or _is_of_system(cause):
+            continue
+        quotes = [str(cause), *(arg for arg in cause.args if isinstance(arg, str))]
+        for said in [*quotes, *(repr(quote)[1:-1] for quote in quotes)]:
+            text = text.replace(said, "...") if said else text
+    return shown(_BYTES.sub("...", text))
+
+
+def shown(text: str) -> str:
+    """``text`` as one line without control characters, cut where it is too long."""
+    text = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
+def _is_of_system(error: BaseException) -> bool:
+    """Whether an error says no more than its number does, and perhaps a path."""
+    if not isinstance(error, OSError) or not error.errno:
+        return False
+    return error.strerror == os.strerror(error.errno) and len(error.args) == 2
+
+
+def _behind(error: BaseException) -> Iterator[BaseException]:
+    """All errors that led to ``error``, also those that were being handled when it was raised."""
+    seen, left = {id(error)}, [error.__cause__, error.__context__]
+    while left:
+        at = left.pop()
+        if at is not None and id(at) not in seen:
+            seen.add(id(at))
+            left += [at.__cause__, at.__context__]
+            yield at
 
 
 def _of_output(error: OutputError) -> Fault:
@@ -142,10 +172,10 @@ def _unexpected(error: BaseException, chain: list[BaseException]) -> Fault:
         head = str(error).partition(" failed:")[0]
         text = f"{head} failed: {_name(cause)} {_place(cause)}"
     elif isinstance(error, RunFolderError):
-        text = str(error)
+        text = told(error)
     else:
         text = f"{_name(cause)} {_place(cause)}"
-    return Fault("quarantine", _name(cause), " ".join(text.split())[:_LONGEST], again=True)
+    return Fault("quarantine", _name(cause), shown(text), again=True)
 
 
 def _place(error: BaseException) -> str:

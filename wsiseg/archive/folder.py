@@ -19,23 +19,22 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from wsiseg.archive.dataset import CELLS
 from wsiseg.archive.journal import JOURNAL, newest, read_journal
 from wsiseg.archive.records import Record
 from wsiseg.atomic import atomic_write, make_folder, remove_temporaries, writing
-from wsiseg.engine.lock import LOCK, RunLock
+from wsiseg.engine.lock import LOCK, RunLock, clear, holder
 from wsiseg.engine.manifest import differences, plain
 from wsiseg.errors import ForeignFolderError, KeyMismatchError, LockedError, RunFolderError
 
-__all__ = ["ArchiveFolder", "Shard"]
+__all__ = ["ArchiveFolder", "Held", "Shard"]
 
 WORK = ".wsiseg"
 SETTINGS = "archive.json"
@@ -43,8 +42,28 @@ Shard = tuple[int, int]
 """(i, N): the i-th of N, from 1."""
 
 _SCHEMA = 1
-_SILENT_S = 120  # a holder that shows no life for longer is thought dead
-_MERGE_PATIENCE_S = 600
+_MERGE_PATIENCE_S = 600.0
+_WATCHERS = 16
+
+
+class Held:
+    """The locks that a batch holds; it writes only while all of them are its own."""
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._locks = root, list[RunLock]()
+
+    def add(self, lock: RunLock) -> RunLock:
+        """Count ``lock`` among them."""
+        self._locks.append(lock)
+        return lock
+
+    def check(self) -> None:
+        """Raise LockedError where another batch has taken one over, since this one seemed dead."""
+        if not all(lock.held for lock in self._locks):
+            raise LockedError(
+                f"{self._root} was taken over by another batch, to which this one seemed dead: "
+                "this one writes no more; what it has stored is kept, and the other goes on with it"
+            )
 
 
 class ArchiveFolder:
@@ -59,10 +78,11 @@ class ArchiveFolder:
         """Make the folder, or see that it is ours; ForeignFolderError, OutputError."""
         with writing(self.root):
             self._must_be_ours()
-        for folder in (self.work, self.root / "slides"):
-            make_folder(folder)
+        for folder in (self.work, self.root / "slides", self.root / CELLS):
             if folder.is_symlink():
                 raise self._foreign(folder.name)
+        for folder in (self.work, self.root / "slides"):
+            make_folder(folder)
 
     def must_exist(self) -> None:
         """RunFolderError unless there is an archive."""
@@ -89,27 +109,37 @@ class ArchiveFolder:
         return newest(read_journal(folder) for folder in self._states())
 
     @contextmanager
-    def locked(self, shard: Shard | None) -> Iterator[None]:
+    def locked(
+        self, shard: Shard | None, waiting: Callable[[str], None] | None = None
+    ) -> Iterator[Held]:
         """Hold the archive, or one shard of it, for the block; LockedError where others do.
 
-        A whole batch holds all shards too; shards of another number are kept out as well.
+        A whole batch holds all shards too; shards of another number are kept out as well. With
+        ``waiting``, holders elsewhere that may be dead are watched until that is known (RunLock).
         """
+        held, own = Held(self.root), self.state(shard)
         with ExitStack() as stack:
+            # its own lock first: of two that come at once, at least one then sees the other
+            make_folder(own)
+            stack.enter_context(held.add(RunLock(own, waiting=waiting)))
             if shard is None:
-                for folder in self._states():
-                    stack.enter_context(RunLock(folder))
+                self._take_shards(stack, held, waiting)
             else:
-                make_folder(self.state(shard))
-                stack.enter_context(RunLock(self.state(shard)))
-                self._must_be_free_of_others(shard)
+                kin = f"-of-{shard[1]}"
+                others = [f for f in self._states() if not f.name.endswith(kin)]
+                with ThreadPoolExecutor(_WATCHERS) as threads:
+                    list(threads.map(lambda f: clear(f, waiting=waiting), others))
             remove_temporaries(self.state(shard))
             if shard is None:  # other shards may be writing there
                 remove_temporaries(self.root)
-            yield
+            yield held
 
     @contextmanager
-    def merging(self) -> Iterator[None]:
-        """Hold what only one may write at a time: cohort and checksums; shards wait here."""
+    def merging(self, patient: Callable[[], bool] = lambda: True) -> Iterator[None]:
+        """Hold what only one may write at a time: cohort and checksums; shards wait here.
+
+        Raises LockedError where others hold it for too long, or as soon as ``patient`` says no.
+        """
         folder = self.work / "merge"
         make_folder(folder)
         deadline = time.monotonic() + _MERGE_PATIENCE_S
@@ -118,7 +148,7 @@ class ArchiveFolder:
                 lock = RunLock(folder)
                 break
             except LockedError:
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline or not patient():
                     raise
                 time.sleep(0.5)
         with lock:
@@ -126,8 +156,7 @@ class ArchiveFolder:
 
     def at_work(self) -> list[str]:
         """Who is at work, such as "process 17 on host"; judged without touching anything."""
-        found = (_holder(folder / LOCK) for folder in self._states())
-        return [who for who in found if who]
+        return [who for who in map(holder, self._states()) if who]
 
     def check(self, parts: Mapping[str, Any]) -> bool:
         """Whether the archive is bound to the settings ``parts`` yet.
@@ -151,15 +180,18 @@ class ArchiveFolder:
                 told = {"schema": _SCHEMA, "parts": plain(parts)}
                 file.write(json.dumps(told, indent=1, sort_keys=True).encode())
 
-    def _must_be_free_of_others(self, shard: Shard) -> None:
-        """LockedError where a whole batch, or a shard of another number, is at work."""
-        for folder in self._states():
-            who = _holder(folder / LOCK)
-            if who and not folder.name.endswith(f"-of-{shard[1]}"):
-                raise LockedError(
-                    f"{self.root} is in use by {who}, which is no shard of {shard[1]}: wait for "
-                    "it, stop it, or choose another --out"
-                )
+    def _take_shards(
+        self, stack: ExitStack, held: Held, waiting: Callable[[str], None] | None
+    ) -> None:
+        """Lock all shards, at once since a silent holder is watched for long."""
+        with ThreadPoolExecutor(_WATCHERS) as threads:
+            tried = [threads.submit(RunLock, f, waiting=waiting) for f in self._shards()]
+        errors = [error for error in (one.exception() for one in tried) if error]
+        for one in tried:
+            if one.exception() is None:
+                stack.enter_context(held.add(one.result()))
+        if errors:
+            raise errors[0]
 
     def _stored(self) -> dict[str, Any] | None:
         path = self.work / SETTINGS
@@ -177,7 +209,10 @@ class ArchiveFolder:
 
     def _states(self) -> list[Path]:
         """Folders with a lock and a journal: of the whole, then of shards."""
-        return [self.work, *sorted(self.work.glob("shard-*-of-*"))]
+        return [self.work, *self._shards()]
+
+    def _shards(self) -> list[Path]:
+        return sorted(self.work.glob("shard-*-of-*"))
 
     def _must_be_ours(self) -> None:
         if not self.root.exists():
@@ -186,7 +221,7 @@ class ArchiveFolder:
             raise ForeignFolderError(f"{self.root} is a file, not a folder: choose another --out")
         if (self.work / SETTINGS).exists():
             return
-        ours = (LOCK, JOURNAL, "shard-", "merge", WORK)  # a batch that was killed at once
+        ours = (LOCK, JOURNAL, "shard-", "merge", "remote", WORK)  # a batch that was killed at once
         inside = os.listdir(self.work) if self.work.is_dir() else []
         strangers = [name for name in inside if not name.startswith(ours)]
         strangers += [n for n in os.listdir(self.root) if n not in ("slides", WORK)]
@@ -198,16 +233,3 @@ class ArchiveFolder:
             f"{self.root} holds files that are not of a wsiseg archive, such as {example}: choose "
             "another --out, a new or an empty folder; nothing was written"
         )
-
-
-def _holder(lock: Path) -> str | None:
-    """Who holds a lock, as far as reading it tells; whoever writes needs a RunLock."""
-    try:
-        age = time.time() - lock.stat().st_mtime
-        record = json.loads(lock.read_bytes())
-        host, pid = str(record["host"]), int(record["pid"])
-        local = host == socket.gethostname()
-        lives = not local or psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
-        return None
-    return f"process {pid} on {host}" if lives and age < _SILENT_S else None

@@ -15,7 +15,7 @@ from typing import Any
 from wsiseg.archive.records import Record
 from wsiseg.atomic import atomic_write, writing
 
-__all__ = ["JOURNAL", "Journal", "newest", "read_journal"]
+__all__ = ["JOURNAL", "Journal", "line_of", "newest", "read_journal", "records_in"]
 
 JOURNAL = "journal.jsonl"
 
@@ -28,14 +28,14 @@ class Journal:
     def __init__(self, folder: Path, records: Iterable[Record]) -> None:
         self.path = folder / JOURNAL
         with atomic_write(self.path) as file:  # also mends a line that was cut short
-            file.writelines(_line(record) for record in records)
+            file.writelines(line_of(record) for record in records)
         with writing(self.path):
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND)
 
     def add(self, *records: Record) -> None:
         """Append ``records``, durably; OutputError where that is not possible."""
         with writing(self.path):
-            data = b"".join(map(_line, records))
+            data = b"".join(map(line_of, records))
             while data:
                 data = data[os.write(self._file, data) :]
             os.fsync(self._file)
@@ -48,11 +48,15 @@ class Journal:
 def read_journal(folder: Path) -> dict[str, Record]:
     """Slide id -> last record; {} where there is no journal."""
     try:
-        lines = (folder / JOURNAL).read_bytes().split(b"\n")
+        return records_in((folder / JOURNAL).read_bytes())
     except FileNotFoundError:
         return {}
+
+
+def records_in(data: bytes) -> dict[str, Record]:
+    """Slide id -> last record, of the content of a journal."""
     records: dict[str, Record] = {}
-    for line in lines:
+    for line in data.split(b"\n"):
         try:
             record = Record.of(json.loads(line))
         except (ValueError, TypeError, KeyError, AttributeError):
@@ -72,6 +76,7 @@ def newest(journals: Iterable[Mapping[str, Record]]) -> dict[str, Record]:
     return found
 
 
-def _line(record: Record) -> bytes:
+def line_of(record: Record) -> bytes:
+    """A record as a line of a journal."""
     known = {name: value for name, value in record.plain().items() if value not in _EMPTY}
     return json.dumps(known, separators=(",", ":")).encode() + b"\n"

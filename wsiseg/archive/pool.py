@@ -1,12 +1,13 @@
 """Pool: where slides are run. It differs in place and speed, never in what comes out.
 
 ``Processes`` runs each slide in one of N child processes, so that a crash, a hang or exhausted
-memory convicts the slide that was at work there and no other. A pool whose workers share the
-regions of a slide (a dask cluster) only has to keep this contract.
+memory convicts the slide that was at work there and no other. ``ClusterPool`` keeps the same
+contract on a dask cluster.
 """
 
 from __future__ import annotations
 
+import errno
 import selectors
 import time
 from collections.abc import Iterator
@@ -14,7 +15,9 @@ from typing import Any, Protocol
 
 from wsiseg.archive.child import Child
 from wsiseg.archive.faults import Fault, death
+from wsiseg.archive.stall import storage_stalls
 from wsiseg.archive.tasks import Event, Task
+from wsiseg.cores import cores
 
 __all__ = ["Pool", "Processes"]
 
@@ -58,12 +61,17 @@ class Processes:
     """For a child to load its libraries."""
     SLIDES = 500
     """Slides of a child before another takes its place, in case a reader loses memory."""
+    LAST_WORDS_S = 2.0
+    """For children that were killed to end: one that hangs in the kernel ends when it can."""
 
     def __init__(self, workers: int, timeout_s: float) -> None:
-        self._workers, self._timeout_s = workers, timeout_s
+        self._workers = workers
+        self.timeout_s = timeout_s
+        """Seconds without progress after which a task hangs."""
         self._children: list[Child] = []
         self._selector = selectors.DefaultSelector()
         self._stopping = False
+        self._unstarted: list[Event] = []
 
     @property
     def room(self) -> int:
@@ -74,15 +82,20 @@ class Processes:
         """Give a task to a free child, or to a new one."""
         child = next((c for c in self._children if c.task is None), None)
         if child is None:
-            child = Child()
+            try:
+                child = Child()
+            except OSError as error:
+                self._unstarted.append(Event("failed", task.slide_id, fault=_no_process(error)))
+                return
             self._children.append(child)
             self._selector.register(child.output, selectors.EVENT_READ, child)
         child.give(task)
 
     def wait(self, seconds: float) -> list[Event]:
         """Answers of children, their deaths, and those that were killed because they hung."""
-        events: list[Event] = []
-        if not self._children:
+        events, self._unstarted = self._unstarted, []
+        self._share_cores()
+        if not self._children and not events:
             time.sleep(seconds)
         for key, _ in self._selector.select(seconds if self._children else 0):
             events += self._heard(key.data)
@@ -101,19 +114,33 @@ class Processes:
         return events
 
     def close(self) -> None:
-        """Kill all children."""
+        """Kill all children, then wait for them, all together not long."""
+        for child in self._children:
+            child.kill()
+        deadline = time.monotonic() + self.LAST_WORDS_S
         for child in list(self._children):
-            self._drop(child)
+            self._drop(child, max(0.0, deadline - time.monotonic()))
 
     def _busy(self) -> bool:
         return any(child.task is not None for child in self._children)
+
+    def _share_cores(self) -> None:
+        """Give cores that have no slide to those that have one, for as long as that is so."""
+        busy = [child.task for child in self._children if child.task is not None]
+        if not all(task.spread for task in busy):
+            return
+        every, idle = cores(), self._workers - len(busy)
+        for k, child in enumerate(c for c in self._children if c.task is not None):
+            own = busy[k].threads or 1
+            share = every // len(busy) + (k < every % len(busy))
+            child.share(max(own, share) if idle else own)
 
     def _heard(self, child: Child) -> Iterator[Event]:
         for answer in child.answers():
             kind = answer["event"]
             if kind == "ended":
                 yield from self._ended(child, answer["status"])
-            elif kind in ("ready", "began"):
+            elif kind in ("ready", "began", "alive"):
                 child.ready = True
             elif kind == "unfit":
                 yield from self._unfit(child, Fault(**answer["fault"]))
@@ -155,17 +182,27 @@ class Processes:
     def _overdue(self) -> Iterator[Event]:
         now = time.monotonic()
         for child in list(self._children):
-            allowed = self._timeout_s if child.ready else max(self._timeout_s, self.PATIENCE_S)
-            if child.task is None or now - child.sign <= allowed:
+            allowed = self.timeout_s if child.ready else max(self.timeout_s, self.PATIENCE_S)
+            if self._stopping or child.task is None or now - child.sign <= allowed:
                 continue
-            task = child.task
+            task, stalls = child.task, storage_stalls(child.pid, child.task.path)
             self._drop(child)
             message = f"no progress for {allowed:g} s: its process was killed"
             fault = Fault("timeout", "no progress", message, again=True)
+            if stalls:
+                message = f"its storage has not answered: {message}"
+                fault = Fault("input-io", "stalled", message, again=True)
             yield Event("failed", task.slide_id, fault=fault)
 
-    def _drop(self, child: Child) -> None:
+    def _drop(self, child: Child, within_s: float = LAST_WORDS_S) -> None:
         if child in self._children:
             self._children.remove(child)
             self._selector.unregister(child.output)
-            child.close()
+            child.close(within_s)
+
+
+def _no_process(error: OSError) -> Fault:
+    """The system has no room for another process, perhaps only now."""
+    name = errno.errorcode.get(error.errno or 0, type(error).__name__)
+    message = f"no worker process can be started ({name})"
+    return Fault("worker", name, message, again=True, archive=True)

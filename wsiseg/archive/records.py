@@ -103,6 +103,12 @@ class Record:
     """File name -> [bytes, SHA-256]."""
     asked: str = ""
     """Hash of what is cheap to compare: the input's size and time, and all settings."""
+    mark: str = ""
+    """Of the input, as far as ``asked`` counts it."""
+    lost: int = 0
+    """How often in a row its batch died while it was at work, without a region more."""
+    stored: int = 0
+    """Regions that were stored when its batch last died."""
     change: int = 0
     """Counts changes: of two records of a slide, the higher is the newer."""
 
@@ -110,6 +116,8 @@ class Record:
         """The next record, in ``state``; codes and messages go unless they are given."""
         assert state in STATES, state
         cleared: dict[str, Any] = {"code": None, "cause": None, "message": None}
+        if state not in ("pending", "running"):
+            cleared |= {"lost": 0, "stored": 0}
         stamp = {"updated": now(), "change": self.change + 1}
         return replace(self, state=state, **(cleared | values | stamp))
 

@@ -5,29 +5,31 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from wsiseg.archive.config import Policy, checked_settings, read_config
 from wsiseg.archive.folder import Shard
-from wsiseg.archive.ids import check_id
-from wsiseg.archive.rows import SlideRow, once_each
+from wsiseg.archive.ids import check_id, stem_of
+from wsiseg.archive.records import Record
+from wsiseg.archive.rows import SlideRow, once_each, with_known_ids
 from wsiseg.archive.scan import rows_of
 from wsiseg.archive.stamp import hash_of
 from wsiseg.cores import cores
+from wsiseg.engine.fingerprint import sha256_of
 from wsiseg.engine.numerics import ALGORITHM
 from wsiseg.errors import SettingsError
+from wsiseg.limits import free_memory
 from wsiseg.model.shipped import shipped
 from wsiseg.model.weights import FILE_NAME
 from wsiseg.model.zoo import model_info
 from wsiseg.run.job import Job
+from wsiseg.storage.url import absolute, name_of
 
-__all__ = ["Request", "parse_shard"]
+__all__ = ["Request", "parse_shard", "weights_sha256"]
 
 _ON_CLUSTER = 3  # slides: while one is opened and one is written, there are regions of another
 _PER_WORKER = 3 << 30  # bytes: libraries, a network, and a region at work
@@ -44,6 +46,10 @@ class Request:
     settings: dict[str, Any]
     """Of every Job."""
     policy: Policy
+    workers: int
+    """Slides at once; decided once, so that all slides have equal shares of a memory bound."""
+    threads: int | None
+    """Regions at once of each slide; None: its own process decides."""
     only: frozenset[str] = frozenset()
     """Ids of the slides to run; none: all."""
     retry_failed: bool = False
@@ -75,11 +81,14 @@ class Request:
         if fresh and shard:
             raise SettingsError("--fresh is for a whole batch, not for a shard of it")
         rows = rows_of(source) if isinstance(source, str | os.PathLike) else _checked(source)
+        workers = _workers(policy, job, len(rows))
         request = cls(
             rows=tuple(rows),
             settings=job,
             policy=policy,
-            only=_known(only, rows),
+            workers=workers,
+            threads=_threads(workers, policy, job),
+            only=_known(only, rows, {stem_of(name_of(r.path)) for r in rows if not r.named}),
             retry_failed=retry_failed,
             fresh=fresh,
             shard=parse_shard(shard) if isinstance(shard, str) else shard,
@@ -88,51 +97,62 @@ class Request:
             model_info(model)  # an unknown one is an error before the night, not in it
         return request
 
+    def keeping(self, known: Mapping[str, Record]) -> Request:
+        """The same with the ids that the archive has for slides that nobody named.
+
+        An id that it has for another file, which is still there, is not taken from that. Raises
+        SettingsError where ``only`` names none of the slides.
+        """
+        records = sorted(known.values(), key=lambda record: record.state == "done")
+        ids = {record.path: record.slide_id for record in records}
+        new = {r.slide_id for r in self.rows if not r.named and r.path not in ids}
+        paths = {row.path for row in self.rows}
+        taken = (known[i] for i in new & known.keys() if known[i].path not in paths)
+        taken_ids = [record.slide_id for record in taken if os.path.lexists(record.path)]
+        rows = with_known_ids(self.rows, ids, taken=taken_ids)
+        final = {row.slide_id for row in rows}
+        made = {a.slide_id: b.slide_id for a, b in zip(self.rows, rows, strict=True)}
+        only = (i if i in final else made.get(i, i) for i in self.only)
+        return replace(self, rows=tuple(rows), only=_known(only, rows))
+
     @property
     def model(self) -> str:
         """Name or path of the model of slides that have none of their own."""
         return str(Job(slide="", out=Path(), **self.settings).model)
 
     @property
-    def workers(self) -> int:
-        """Slides at once."""
-        if self.policy.workers is not None:
-            return self.policy.workers
-        if self.policy.scheduler is not None:
-            return _ON_CLUSTER
-        if self.settings.get("device", "cpu") != "cpu":
-            return 1
-        fitting = psutil.virtual_memory().available // _PER_WORKER
-        return int(max(1, min(cores(), fitting, len(self.rows))))
+    def tls(self) -> dict[str, str] | None:
+        """Files for a scheduler at tls://."""
+        return None if self.policy.tls is None else asdict(self.policy.tls)
 
-    @property
-    def threads(self) -> int | None:
-        """Regions at once of each slide; None: its own process decides."""
-        if self.workers == 1 or self.policy.scheduler is not None:
-            return None
-        return 1 if "max_memory" in self.settings else max(1, cores() // self.workers)
+    def whole(self, input_bytes: int | None) -> bool:
+        """Whether a slide is small enough to be done by one worker of a cluster."""
+        return input_bytes is not None and input_bytes < self.policy.whole_below
 
     def job_settings(self, row: SlideRow) -> dict[str, Any]:
         """Settings of the Job of a slide."""
-        settings = {"model": self.model} | self.settings | row.settings
-        on_cluster = self.policy.scheduler is not None
+        settings = {"model": self.model} | self.settings | row.settings | self.policy.copies
+        on_cluster = self.policy.on_cluster
         if "max_memory" in settings:  # of a cluster, it is that of each of its workers
             share = 1 if on_cluster else self.workers
             settings["max_memory"] = _bytes(settings["max_memory"]) // share
-        return settings | ({"scheduler": self.policy.scheduler} if on_cluster else {})
+        tls = {"tls": self.tls} if self.tls else {}
+        return settings | ({"scheduler": self.policy.scheduler} | tls if on_cluster else {})
 
     def parts(self) -> dict[str, Any]:
         """What all slides of an archive share, and what its results depend on."""
         job = Job(slide="", out=Path(), **self.settings)
         settings = {name: getattr(job, name) for name in _CELLS}
-        model = {"model": Path(self.model).name, "model_sha256": _identity(self.model)}
-        return settings | model | {"algorithm": ALGORITHM}
+        model = {"model": Path(self.model).name, "model_sha256": weights_sha256(self.model)}
+        region = None if job.tissue in ("auto", "none") else _sha256(Path(job.tissue))
+        tissue = {"tissue_sha256": region} if region else {}
+        return settings | model | tissue | {"algorithm": ALGORITHM}
 
     def asked(self, row: SlideRow, mark: str, shared: str) -> str:
         """Hash of all that the result of a slide follows from, ``shared`` being that of parts."""
         own = row.settings
         if row.model is not None:
-            own = own | {"model_sha256": _identity(row.model)}
+            own = own | {"model_sha256": weights_sha256(row.model)}
         formats = sorted(Job(slide="", out=Path(), **self.settings).files)
         return hash_of({"own": own, "input": mark, "shared": shared, "formats": formats})
 
@@ -160,27 +180,62 @@ def parse_shard(text: str) -> Shard:
 def _checked(rows: Iterable[SlideRow]) -> list[SlideRow]:
     """Rows from code by the rules of those of a manifest."""
     sound = (
-        replace(row, slide_id=check_id(row.slide_id, "rows"), path=os.path.abspath(row.path))
+        replace(row, slide_id=check_id(row.slide_id, "rows"), path=absolute(row.path))
         for row in rows
     )
     return once_each(sound, "rows")
 
 
-def _known(only: Iterable[str], rows: Sequence[SlideRow]) -> frozenset[str]:
+def _known(
+    only: Iterable[str], rows: Sequence[SlideRow], perhaps: Set[str] = frozenset()
+) -> frozenset[str]:
+    """``only`` if all of it are ids of ``rows``, or ``perhaps`` ids that the archive knows."""
     wanted, ids = frozenset(only), {row.slide_id for row in rows}
-    for slide_id in sorted(wanted - ids):
+    for slide_id in sorted(wanted - ids - perhaps):
         near = difflib.get_close_matches(slide_id, ids, n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise SettingsError(f"--only {slide_id!r}: no slide has that id{hint}")
     return wanted
 
 
-@cache
-def _identity(model: str) -> str | None:
+def weights_sha256(model: str) -> str | None:
     """Hash of the file of weights; None for a model that is code."""
     path = shipped().get(model) or Path(model)
-    path = path / FILE_NAME if path.is_dir() else path
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    return _sha256(path / FILE_NAME if path.is_dir() else path)
+
+
+def _sha256(path: Path) -> str | None:
+    """Hash of a file as it is now; None where there is none."""
+    if not path.is_file():
+        return None
+    found = path.stat()
+    return _sha256_of(path, found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+@cache
+def _sha256_of(path: Path, *_: int) -> str:
+    """Hash of a file; what else is given says when it must be read again."""
+    with path.open("rb") as file:
+        return sha256_of(file)
+
+
+def _workers(policy: Policy, settings: Mapping[str, Any], slides: int) -> int:
+    if policy.workers is not None:
+        return policy.workers
+    if policy.on_cluster:
+        return _ON_CLUSTER
+    if settings.get("device", "cpu") != "cpu":
+        return 1
+    memory = free_memory()
+    if "max_memory" in settings:
+        memory = min(memory, _bytes(settings["max_memory"]))
+    return max(1, min(cores(), memory // _PER_WORKER, slides))
+
+
+def _threads(workers: int, policy: Policy, settings: Mapping[str, Any]) -> int | None:
+    if workers == 1 or policy.on_cluster:
+        return None
+    return 1 if "max_memory" in settings else max(1, cores() // workers)
 
 
 def _bytes(value: Any) -> int:

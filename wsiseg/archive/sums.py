@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
 from wsiseg.archive.cohort import COHORT
 from wsiseg.archive.dataset import PART, part_of
 from wsiseg.archive.records import Record
 from wsiseg.atomic import atomic_write
+from wsiseg.engine import fingerprint
 from wsiseg.errors import InputFileError
 
-__all__ = ["SUMS", "Verdict", "read_sums", "sha256_of", "sums_of", "verify", "write_sums"]
+__all__ = ["SUMS", "read_sums", "sha256_of", "sums_of", "write_sums"]
 
 SUMS = "SHA256SUMS"
 
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
-_READERS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What ``verify`` found."""
-
-    files: int
-    """That were to be checked."""
-    missing: tuple[str, ...]
-    damaged: tuple[str, ...]
-    """Of another content than when they were written."""
-    unreadable: tuple[str, ...]
-
-    @property
-    def sound(self) -> bool:
-        """Whether every file is there and as it was written."""
-        return not (self.missing or self.damaged or self.unreadable)
 
 
 def sums_of(root: Path, records: Iterable[Record]) -> dict[str, str]:
@@ -87,27 +67,4 @@ def read_sums(root: Path) -> dict[str, str]:
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal; OSError."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def verify(root: Path, expected: Mapping[str, str]) -> Verdict:
-    """Hash every file below ``root`` that is in ``expected``, and compare."""
-    names = sorted(expected)
-    missing, damaged, unreadable = [], [], []
-    with ThreadPoolExecutor(_READERS) as pool:
-        found = pool.map(lambda name: _hash_or_error(root / name), names)
-        for name, got in zip(names, found, strict=True):
-            if isinstance(got, FileNotFoundError):
-                missing.append(name)
-            elif isinstance(got, OSError):
-                unreadable.append(name)
-            elif got != expected[name]:
-                damaged.append(name)
-    return Verdict(len(names), tuple(missing), tuple(damaged), tuple(unreadable))
-
-
-def _hash_or_error(path: Path) -> str | OSError:
-    try:
-        return sha256_of(path)
-    except OSError as error:
-        return error
+        return fingerprint.sha256_of(file)

@@ -7,7 +7,10 @@ from typing import Any
 
 from wsiseg.archive.faults import Fault
 
-__all__ = ["Event", "Task"]
+__all__ = ["SHARE", "Event", "Task"]
+
+SHARE = "share"
+"""Kind of a line that is no task: it tells the number of threads of the one at work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,10 @@ class Task:
     """Of the Job."""
     threads: int | None = None
     """Regions at once; None: as many as cores and memory allow."""
+    spread: bool = False
+    """Whether it may be given more threads while other cores are idle."""
+    whole: bool = False
+    """Whether it is small enough to be done by one worker of a cluster."""
     fresh: bool = False
     """Whether to replace an earlier result."""
 

@@ -13,7 +13,7 @@ from typing import Any
 from wsiseg.archive.faults import InputChangedError
 from wsiseg.archive.sums import sha256_of
 from wsiseg.archive.tasks import Task
-from wsiseg.engine.executor import Executor, Threads
+from wsiseg.engine.executor import Threads
 from wsiseg.engine.fingerprint import fingerprint
 from wsiseg.engine.infer import PatchMaps
 from wsiseg.engine.segment import RegionWork, region_grid, regions_to_do, warm_up
@@ -63,14 +63,18 @@ class Models:
         return rest | {"model": self._kept[1]}
 
 
-def segment_slide(task: Task, models: Models, show: OnProgress) -> dict[str, Any]:
+def segment_slide(
+    task: Task, models: Models, show: OnProgress, threads: Threads
+) -> dict[str, Any]:
     """Segment a slide into its run folder; what its record should say.
+
+    ``threads`` run its regions, unless the task says that its job decides.
 
     A folder that holds the result of another input, or of other settings, is started over.
     Raises what ``wsiseg.run.segment.run`` raises, and InputChangedError.
     """
     _forget_peak_memory()
-    began = time.time()
+    began, clock = time.time(), time.monotonic()
     restarted = None
 
     def told(progress: Progress) -> None:
@@ -80,7 +84,8 @@ def segment_slide(task: Task, models: Models, show: OnProgress) -> dict[str, Any
         job = Job(
             slide=task.path, out=Path(task.out), fresh=fresh, **models.settings(task.settings)
         )
-        executor = _executor(task.threads)
+        # not Serial, even for one: the main thread must be free to be stopped
+        executor = None if task.threads is None else threads
         return run(job, told, executor=executor, notice=lambda _: None, began=began).facts
 
     try:
@@ -91,7 +96,8 @@ def segment_slide(task: Task, models: Models, show: OnProgress) -> dict[str, Any
         restarted = str(error).partition(": start over")[0]
         facts = done(True)
     _must_be_unchanged(task, facts)
-    return _told(task, facts, began) | {"restarted": restarted}
+    seconds = round(time.monotonic() - clock, 3)  # not of the day's clock, which may step back
+    return {"seconds": seconds} | _told(task, facts) | {"restarted": restarted}
 
 
 def measure(task: Task, models: Models) -> dict[str, Any]:
@@ -130,12 +136,6 @@ def _trial(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _executor(threads: int | None) -> Executor | None:
-    if threads is None:
-        return None
-    return Threads(max(1, threads))  # not Serial: the main thread must be free to be stopped
-
-
 def _is_outdated(error: RunFolderError) -> bool:
     """Whether the folder is ours, and nothing in it is of use to this run."""
     return isinstance(error, KeyMismatchError | DamagedFolderError)
@@ -154,12 +154,11 @@ def _must_be_unchanged(task: Task, facts: dict[str, Any]) -> None:
     )
 
 
-def _told(task: Task, facts: dict[str, Any], began: float) -> dict[str, Any]:
+def _told(task: Task, facts: dict[str, Any]) -> dict[str, Any]:
     outputs = {name: _size_and_hash(Path(task.out) / name) for name in facts["files"]}
     cells = {name: value[1] for name, value in outputs.items() if name in CELL_FILES}
     return {
         "host": socket.gethostname(),
-        "seconds": round(time.time() - began, 3),
         "peak_memory_bytes": peak_rss_bytes(),
         "tiles": facts["regions"]["total"],
         "resumed": facts["regions"]["resumed"],

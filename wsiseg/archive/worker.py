@@ -7,20 +7,27 @@ when its parent does, and on SIGTERM after the regions that are at work are stor
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import queue
 import signal
 import sys
 import threading
+import time
 import warnings
 from contextlib import suppress
 from typing import Any, NoReturn
 
+from wsiseg.archive.tasks import SHARE
+from wsiseg.engine.disposable import end_with_parent
+from wsiseg.engine.executor import Threads
+
 __all__ = ["main"]
 
 _ENDED_WITH_PARENT = 3
+_SIGN_S = 1.0  # between signs of life
+
+_saying = threading.Lock()  # threads that work say that they live
 
 
 class Stopped(BaseException):
@@ -29,15 +36,17 @@ class Stopped(BaseException):
 
 def main() -> NoReturn:
     """Serve tasks until standard input ends."""
-    _end_with_parent()
+    end_with_parent()
     answers = _private_output()
     tasks: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(tasks,), daemon=True).start()
+    threads = Threads(1)
+    threading.Thread(target=_listen, args=(tasks, threads), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     signal.signal(signal.SIGTERM, _stop)
     try:
-        serve(tasks, answers)
+        serve(tasks, threads, answers)
     except Stopped:
+        os.write(answers, b"\n")  # it may have cut a line short
         _say(answers, {"event": "stopped"})
     except BaseException as error:
         from wsiseg.archive.faults import fault_of
@@ -46,14 +55,24 @@ def main() -> NoReturn:
     os._exit(0)  # Python itself would wait for the thread that listens
 
 
-def serve(tasks: queue.SimpleQueue[dict[str, Any]], answers: int) -> NoReturn:
-    """Do one task after the other."""
+def serve(tasks: queue.SimpleQueue[dict[str, Any]], threads: Threads, answers: int) -> NoReturn:
+    """Do one task after the other; ``threads`` run its regions, as many as we are told."""
     from wsiseg.archive.faults import fault_of
     from wsiseg.archive.tasks import Task
     from wsiseg.archive.work import Models, measure, segment_slide
+    from wsiseg.heap import trim
+    from wsiseg.pulse import felt
 
     def show(done: int, total: int) -> None:
         _say(answers, {"event": "progress", "done": done, "total": total})
+
+    last = time.monotonic()
+
+    def alive() -> None:
+        nonlocal last
+        if time.monotonic() - last >= _SIGN_S:
+            last = time.monotonic()
+            _say(answers, {"event": "alive"})
 
     models = Models()
     _say(answers, {"event": "ready"})
@@ -62,10 +81,12 @@ def serve(tasks: queue.SimpleQueue[dict[str, Any]], answers: int) -> NoReturn:
         _say(answers, {"event": "began"})
         try:
             if task.kind == "measure":
-                facts = measure(task, models)
+                with felt(alive):
+                    facts = measure(task, models)
             else:
-                facts = segment_slide(task, models, show)
-            _trim_memory()
+                with felt(alive):
+                    facts = segment_slide(task, models, show, threads)
+            trim()  # glibc would keep it in pieces, more with every slide
             _say(answers, {"event": "done", "facts": facts, "loaded": models.loaded})
         except Exception as error:
             _say(answers, {"event": "failed", "fault": fault_of(error).plain()})
@@ -77,10 +98,16 @@ def _next(tasks: queue.SimpleQueue[dict[str, Any]]) -> dict[str, Any]:
             return tasks.get(timeout=1.0)
 
 
-def _listen(tasks: queue.SimpleQueue[dict[str, Any]]) -> None:
-    """Hand tasks on; when the parent is gone, so is this process, in the midst of whatever."""
+def _listen(tasks: queue.SimpleQueue[dict[str, Any]], threads: Threads) -> None:
+    """Hand tasks on, and set how many regions run at once, also of the slide that is at work.
+
+    When the parent is gone, so is this process, in the midst of whatever.
+    """
     for line in sys.stdin.buffer:
-        tasks.put(json.loads(line))
+        told = json.loads(line)
+        threads.workers = told["threads"] or 1
+        if told["kind"] != SHARE:
+            tasks.put(told)
     os._exit(_ENDED_WITH_PARENT)
 
 
@@ -95,18 +122,6 @@ def _private_output() -> int:
     return answers
 
 
-def _end_with_parent() -> None:
-    """Have the system kill this process when its parent dies, even in a hung native call."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, prctl(2)
-
-
-def _trim_memory() -> None:
-    """Give freed memory back, which glibc would keep in pieces, more with every slide."""
-    with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def _stop(*_: object) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Stopped
@@ -114,8 +129,9 @@ def _stop(*_: object) -> NoReturn:
 
 def _say(answers: int, what: dict[str, Any]) -> None:
     data = json.dumps(what).encode() + b"\n"
-    while data:
-        data = data[os.write(answers, data) :]
+    with _saying:
+        while data:
+            data = data[os.write(answers, data) :]
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.geometry import Box
+from wsiseg.geometry.links import next_nonzero
 from wsiseg.jit import kernel
 
 __all__ = ["ONE", "Objects", "merge", "objects_in"]
@@ -123,12 +124,9 @@ def objects_in(
     lines = np.ascontiguousarray(labels).reshape(-1, labels.shape[-1])
     values = np.ascontiguousarray(channels).reshape(len(channels), *lines.shape).view(np.uint16)
     found = _runs(lines)
-    count = int(found[:, _LABEL].max(initial=0))
-    placed, offsets = _by_label(found, count)
-    leading = np.unravel_index(placed[:, 0], labels.shape[:-1] or (1,))[: labels.ndim - 1]
-    runs = np.column_stack([*leading, placed[:, 1:]]).astype(np.int32)
-    runs[:, :-1] += np.asarray(origin, dtype=np.int32)
-    return Objects(runs, offsets, _sums(found, values, _HALF_TO_FIXED, count))
+    lines_of = np.array(labels.shape[:-1], dtype=np.int64)
+    runs, offsets = _by_label(found, lines_of, np.array(origin, dtype=np.int64))
+    return Objects(runs, offsets, _sums(found, values, _HALF_TO_FIXED, offsets.size - 1))
 
 
 def merge(parts: Objects, group: NDArray[np.integer], count: int) -> Objects:
@@ -157,21 +155,17 @@ def _half_table() -> NDArray[np.int32]:
 _HALF_TO_FIXED = _half_table()
 
 
-_LABEL = 3  # column of what _runs finds
-
-
 @kernel
 def _runs(lines: NDArray[np.int32]) -> NDArray[np.int32]:
     """(R, 4) of every run in raster order: line, first pixel, length, label."""
-    width = lines.shape[1]
     found = np.empty((4096, 4), dtype=np.int32)
     n = 0
     for y in range(lines.shape[0]):
         line = lines[y]
-        x = _next_foreground(line, 0)
-        while x < width:
+        x = next_nonzero(line, 0)
+        while x < line.size:
             first, label = x, line[x]
-            while x < width and line[x] == label:
+            while x < line.size and line[np.uint64(x)] == label:
                 x += 1
             if n == found.shape[0]:
                 larger = np.empty((2 * n, 4), dtype=np.int32)
@@ -179,45 +173,41 @@ def _runs(lines: NDArray[np.int32]) -> NDArray[np.int32]:
                 found = larger
             found[n, 0], found[n, 1], found[n, 2], found[n, 3] = y, first, x - first, label
             n += 1
-            x = _next_foreground(line, x)
+            if x < line.size and line[np.uint64(x)] == 0:
+                x = next_nonzero(line, x)
     return found[:n]
 
 
 @kernel
-def _next_foreground(line: NDArray[np.int32], x: int) -> int:
-    """The first pixel from ``x`` on that is not 0, or the width; most of a slide is 0."""
-    while x + 8 <= line.size and (
-        line[x]
-        | line[x + 1]
-        | line[x + 2]
-        | line[x + 3]
-        | line[x + 4]
-        | line[x + 5]
-        | line[x + 6]
-        | line[x + 7]
-    ) == 0:  # fmt: skip
-        x += 8
-    while x < line.size and line[x] == 0:
-        x += 1
-    return x
+def _by_label(
+    found: NDArray[np.int32], lines_of: NDArray[np.int64], origin: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Runs of each label in turn, on the lattice, and where each begins.
 
-
-@kernel
-def _by_label(found: NDArray[np.int32], count: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Line, first pixel and length of the runs of each label in turn, and where each begins."""
+    ``lines_of`` are the sides of the lattice without the last, by which lines are numbered.
+    """
+    count = 0
+    for k in range(found.shape[0]):
+        count = max(count, found[k, 3])
     offsets = np.zeros(count + 1, dtype=np.int64)
     for k in range(found.shape[0]):
         offsets[found[k, 3]] += 1
     for i in range(count):
         offsets[i + 1] += offsets[i]
-    placed = np.empty((found.shape[0], 3), dtype=np.int32)
+    n = lines_of.size
+    runs = np.empty((found.shape[0], n + 2), dtype=np.int32)
     at = offsets[:-1].copy()
     for k in range(found.shape[0]):
         i = found[k, 3] - 1
-        placed[at[i], 0], placed[at[i], 1] = found[k, 0], found[k, 1]
-        placed[at[i], 2] = found[k, 2]
+        line = np.int64(found[k, 0])
+        for axis in range(n - 1, 0, -1):
+            runs[at[i], axis] = line % lines_of[axis] + origin[axis]
+            line //= lines_of[axis]
+        if n:
+            runs[at[i], 0] = line + origin[0]
+        runs[at[i], n], runs[at[i], n + 1] = found[k, 1] + origin[n], found[k, 2]
         at[i] += 1
-    return placed, offsets
+    return runs, offsets
 
 
 @kernel

@@ -100,6 +100,11 @@ def evaluate(
     if truth is not None:
         _one_pair(truth, pred, rules, as_json, given(of_many | of_model))
         return
+    if manifest is None and points is None:
+        raise SettingsError(
+            "give --truth and --pred, one file each; or, for many images, --manifest or --points, "
+            "with --pred DIR or --model, and --out"
+        )
     if pred is not None and (unused := given(of_model)):
         raise SettingsError(f"{unused}: for a model that is run; --pred is a folder of files")
     job: dict[str, Any] = {"manifest": manifest, "points": points, "points_mpp": mpp, "out": out}

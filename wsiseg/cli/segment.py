@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wsiseg.cli.options import AsJson, Mpp, Plane, Quiet, Scene, SlideArgument
+from wsiseg.cli.options import AsJson, Mpp, Plane, Quiet, Resume, Scene, SlideArgument
 from wsiseg.cli.progress import run_progress
 from wsiseg.cli.say import say, say_licence, show_json
 from wsiseg.errors import SettingsError
@@ -68,9 +68,7 @@ def segment(
             help="Files of cells, comma-separated: geojson, csv; parquet is always written."
         ),
     ] = "geojson,parquet",
-    resume: Annotated[
-        bool, typer.Option("--resume/--fresh", help="Go on with what is there, or start over.")
-    ] = True,
+    resume: Resume = True,
     hash: Annotated[
         str, typer.Option(help="quick (size, time, head and tail) or full (every byte).")
     ] = "quick",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wsiseg.cli.options import AsJson, Mpp, Quiet, Rename, renames
+from wsiseg.cli.options import AsJson, Mpp, Quiet, Rename, Resume, renames
 from wsiseg.cli.progress import training_progress
 from wsiseg.cli.say import say_licence, show_json
 from wsiseg.errors import SettingsError
@@ -40,7 +40,7 @@ def train(
     mpp: Mpp = None,
     rename: Rename = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over.")] = False,
+    resume: Resume = True,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -55,11 +55,11 @@ def train(
         if config is not None:
             if slide or mpp or rename:
                 raise SettingsError("--slide, --mpp and --rename go with --annotations")
-            done, text = _train(config, out, given, fresh, show)
+            done, text = _train(config, out, given, not resume, show)
         else:
             pairs = _pairs(slide or [], annotations or [])
-            reading = {"mpp": mpp, "renames": renames(rename)}
-            done, text = _fine_tune(pairs, out, given, reading | {"fresh": fresh, "progress": show})
+            more = {"mpp": mpp, "renames": renames(rename), "fresh": not resume, "progress": show}
+            done, text = _fine_tune(pairs, out, given, more)
     if as_json:
         show_json(done)
     elif not quiet:

@@ -67,7 +67,7 @@ def next_nonzero(line: NDArray[Any], x: int) -> int:
     """The first place from ``x`` on in ``line`` (n,) that is not 0, or n; most of a slide is 0."""
     while x + 8 <= line.size and not eight(line, x):
         x += 8
-    while x < line.size and line[x] == 0:
+    while x < line.size and line[np.uint64(x)] == 0:
         x += 1
     return x
 
@@ -75,8 +75,10 @@ def next_nonzero(line: NDArray[Any], x: int) -> int:
 @kernel
 def eight(line: NDArray[Any], x: int) -> Any:
     """The bits of ``line[x : x + 8]``, taken together: 0 where all are."""
-    low = line[x] | line[x + 1] | line[x + 2] | line[x + 3]
-    return low | line[x + 4] | line[x + 5] | line[x + 6] | line[x + 7]
+    bits = line[np.uint64(x)]  # of unsigned places, none is asked whether it counts from the end
+    for k in range(1, 8):
+        bits |= line[np.uint64(x) + np.uint64(k)]
+    return bits
 
 
 @kernel

@@ -24,10 +24,13 @@ __all__ = ["Immersion", "flood"]
 _FREE, _LABELLED, _QUEUED, _VISITED = 1, 2, 3, 4  # states of foreground; 0 is outside
 _SEED = 5
 _WALKED = np.uint8(0x80)  # added to a state
-_Pixels = NDArray[np.int64]
+_Pixels = NDArray[np.uint64]  # unsigned: none is asked whether it counts from the end
+_Counts = NDArray[np.int64]
 _Bytes = NDArray[np.uint8]
 _Tops = NDArray[np.int16]
-_Strides = tuple[int, ...]  # a tuple, so that its length is known when loops over it are compiled
+_Strides = tuple[
+    np.uint64, ...
+]  # a tuple, so that its length is known when loops over it are compiled
 _Seed = tuple[int, int, int]  # min_seed, radius, and what _countable says
 
 _NEVER = 255  # level index of pixels that no level reaches
@@ -97,7 +100,7 @@ def flood(
         )
     shape = tuple(n + 2 for n in mask.shape)
     height, inside = _padded(landscape, shape), _padded(mask, shape)
-    strides = height.strides  # of bytes: one per px
+    strides = tuple(map(np.uint64, height.strides))  # of bytes: one per px
     order, starts = _by_level(height.ravel(), inside.ravel(), _level_table(rule), len(rule.levels))
     steps = np.array(rule.steps, dtype=np.int64)
     seed = (rule.min_seed, rule.radius, _countable(mask.ndim, rule.radius))
@@ -140,7 +143,7 @@ def _by_level(height: _Bytes, inside: _Bytes, table: _Bytes, count: int) -> tupl
     size = 1  # one more than there are, because each is put down before it is looked at
     for one in inside:
         size += one
-    reached = np.empty(size, dtype=np.int64)
+    reached = np.empty(size, dtype=np.uint64)
     levels = np.empty(size, dtype=np.uint8)
     n = np.int64(0)
     eights = inside.size // 8 * 8
@@ -159,7 +162,7 @@ def _by_level(height: _Bytes, inside: _Bytes, table: _Bytes, count: int) -> tupl
         starts[k + 1] += 1
     for k in range(count):
         starts[k + 1] += starts[k]
-    order = np.empty(n, dtype=np.int64)
+    order = np.empty(n, dtype=np.uint64)
     at = starts.copy()
     for j in range(n):
         order[at[levels[j]]] = reached[j]
@@ -170,18 +173,18 @@ def _by_level(height: _Bytes, inside: _Bytes, table: _Bytes, count: int) -> tupl
 @kernel
 def _flood(
     order: _Pixels,
-    starts: _Pixels,
+    starts: _Counts,
     height: _Bytes,
     strides: _Strides,
-    steps: _Pixels,
+    steps: _Counts,
     seed: _Seed,
 ) -> _Bytes:
     """Links of a flattened, padded lattice, level by level."""
     state = np.zeros(height.size, dtype=np.uint8)
     top = np.full(height.size, _NO_TOP, dtype=np.int16)  # height of those that have an object
     links = np.zeros(height.size, dtype=np.uint8)
-    queue = np.empty(order.size, dtype=np.int64)
-    spare = np.empty(order.size, dtype=np.int64)
+    queue = np.empty(order.size, dtype=np.uint64)
+    spare = np.empty(order.size, dtype=np.uint64)
     waiting = 0
     for k in range(len(steps)):
         surfaced = order[starts[k] : starts[k + 1]]
@@ -232,12 +235,12 @@ def _adopt(pixels: _Pixels, top: _Tops, strides: _Strides, links: _Bytes) -> Non
     Equal heights: the lower axis first, and the neighbour before ahead of the one behind.
     """
     for p in pixels:
-        best, bit, lower = _NO_TOP, np.uint8(0), np.int64(p)
+        best, bit, lower = _NO_TOP, np.uint8(0), p
         for i, s in enumerate(strides):
             if top[p - s] > best:
                 best, bit, lower = top[p - s], np.uint8(1 << i), p - s
             if top[p + s] > best:
-                best, bit, lower = top[p + s], np.uint8(1 << i), np.int64(p)
+                best, bit, lower = top[p + s], np.uint8(1 << i), p
         links[p] |= FOREGROUND
         links[lower] |= bit
 
@@ -305,7 +308,7 @@ def _component(first: int, stack: _Pixels, begin: int, state: _Bytes, strides: _
 @kernel
 def _in_raster_order(visited: _Pixels, surfaced: _Pixels, state: _Bytes) -> _Pixels:
     """The pixels ``visited``, sorted; most have just surfaced, and these are."""
-    pixels = np.empty(visited.size, dtype=np.int64)
+    pixels = np.empty(visited.size, dtype=np.uint64)
     n = 0
     for p in surfaced:
         if state[p] == _VISITED:
@@ -326,7 +329,7 @@ def _choose_seeds(pixels: _Pixels, state: _Bytes, strides: _Strides, seed: _Seed
     for j in range(pixels.size):
         if np.int64(counts[j] >> np.uint64(8 * countable) & np.uint64(255)) >= min_seed:
             state[pixels[j]] = _SEED
-    ball = np.empty(pixels.size, dtype=np.int64)
+    ball = np.empty(pixels.size, dtype=np.uint64)
     ends = np.empty(radius + 2, dtype=np.int64)
     for first in pixels:
         if state[first] != _VISITED:
@@ -371,7 +374,7 @@ def _within(pixels: _Pixels, strides: _Strides) -> NDArray[np.uint64]:
 def _walk(
     first: int,
     ball: _Pixels,
-    ends: _Pixels,
+    ends: _Counts,
     state: _Bytes,
     strides: _Strides,
     min_seed: int,
