@@ -48,6 +48,7 @@ class Stage:
         self.running: list[Task] = []
         self.tried: Counter[str] = Counter()
         self.started: list[tuple[str, int | None, int]] = []
+        self.devices: list[tuple[str | None, ...]] = []
         self.most = 0
 
     @property
@@ -56,6 +57,7 @@ class Stage:
 
     def start(self, task: Task) -> None:
         self.started.append((task.slide_id, task.threads, len(self.running)))
+        self.devices.append(tuple(task.settings.get(k) for k in ("device", "precision")))
         self.running.append(task)
         self.most = max(self.most, len(self.running))
 
@@ -87,11 +89,12 @@ def drive(
     fate: Callable[[str, int], Fault | None],
     workers: int = 2,
     stop: Callable[[Stage], str | None] = lambda _: None,
+    settings: dict[str, Any] | None = None,
     **policy: Any,
 ) -> tuple[Stage, Told, Drive, str | None]:
     stage, told = Stage(workers, fate), Told()
     how = Policy(**{"backoff_s": 0, **policy})
-    made = Drive(stage, how, lambda r: Task("segment", r.slide_id, "", "", {}, 4), told)
+    made = Drive(stage, how, lambda r: Task("segment", r.slide_id, "", "", settings or {}, 4), told)
     state = made.run(waiting(records(count)), lambda: stop(stage))
     return stage, told, made, state
 
@@ -224,3 +227,21 @@ def test_failures_before_the_first_slide_count() -> None:
     assert made.run(waiting(records(2)), lambda: None) is None
     assert {r.code for r in told.records.values()} == {"max-failures"}
     assert not stage.started
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_what_fails_on_another_device_is_tried_once_more_on_the_cpu_if_asked_for(
+    asked: bool,
+) -> None:
+    gpu = {"device": "cuda", "precision": "fp16"}
+    stage, told, made, _ = drive(1, lambda *_: MEMORY, settings=gpu, cpu_in_the_end=asked)
+    assert stage.devices == [("cuda", "fp16")] * 3 + [("cpu", "auto")] * asked
+    assert (told.records["s0"].state, made.failures) == ("failed", 1)
+
+
+def test_nothing_is_moved_from_the_cpu_nor_for_a_fault_of_the_input() -> None:
+    own = {"precision": "int8"}
+    stage, *_ = drive(1, lambda *_: CRASH, settings=own, cpu_in_the_end=True)
+    assert stage.devices == [(None, "int8")] * 3
+    stage, *_ = drive(1, lambda *_: INPUT, settings={"device": "cuda"}, cpu_in_the_end=True)
+    assert stage.devices == [("cuda", None)]

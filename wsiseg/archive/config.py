@@ -73,6 +73,10 @@ class Policy:
     attempts: int = 3
     """How often a slide is tried where the fault may not be its own; the last time alone, but for
     1, which tries every slide once, beside others."""
+    cpu_in_the_end: bool = False
+    """Whether a slide that fails on another device for good is tried once more on the CPU, whole,
+    unless the fault is its own. Its record's ``numerics`` tells of that: cells are not those of the
+    device bit for bit."""
     backoff_s: float = 5.0
     """Pause before the second attempt; twice as long before each further one."""
     grace_s: float = 25.0

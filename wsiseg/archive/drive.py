@@ -2,7 +2,8 @@
 
 Largest slides first, so that none is left for the end; a slide whose fault may not be its own
 waits for a while and runs again; its last attempt, and any after memory was exhausted, runs with
-one region at a time and no other slide beside it, so that nobody is convicted for others. So does a
+one region at a time and no other slide beside it, so that nobody is convicted for others. If asked
+for, one that fails on a GPU even so is done anew by the CPU. Last and alone runs a
 slide with which whole batches have died. A process that was terminated is not judged at once: if
 the batch is told to stop next, all of it was meant, and the slide was only preempted.
 """
@@ -27,6 +28,7 @@ __all__ = ["Drive", "Teller"]
 _STEP_S = 0.5  # how long a signal may wait to be seen
 _LONGEST_PAUSE_S = 600.0
 _TERMINATED = Fault("quarantine", "SIGTERM", "its process was terminated", again=True)
+_CPU = "cpu"
 _MEANT_ALL_S = 3.0  # within which whoever terminates every process of a batch comes to the batch
 
 
@@ -51,6 +53,10 @@ class _Job:
     record: Record
     faults: int = 0
     alone: bool = False
+    device: str | None = None
+    """That it has last run on."""
+    moved: bool = False
+    """Whether it has come to the CPU from there."""
 
 
 class Drive:
@@ -125,6 +131,10 @@ class Drive:
             task = self._task_of(job.record)
             if job.alone:
                 task = replace(task, threads=1, spread=False, whole=False)
+            if job.moved:
+                device = {"device": _CPU, "precision": "auto"}
+                task = replace(task, settings=task.settings | device)
+            job.device = task.settings.get("device", _CPU)
             job.record = job.record.to(
                 "running", attempts=job.record.attempts + 1, started=now(), finished=None
             )
@@ -168,6 +178,8 @@ class Drive:
     def _failed(self, job: _Job, fault: Fault) -> None:
         job.faults += 1
         last = job.faults >= self._policy.attempts
+        if last and fault.again and not fault.archive and self._has_the_cpu(job):
+            job.moved, last = True, False
         why = {"code": fault.code, "cause": fault.cause, "message": fault.message}
         if fault.again and not last:
             job.record = job.record.to("pending", **why)
@@ -179,6 +191,11 @@ class Drive:
         self._teller.tell(job.record)
         if fault.archive:
             self.broken = fault
+
+    def _has_the_cpu(self, job: _Job) -> bool:
+        """Whether a slide that has failed elsewhere is to be tried there."""
+        elsewhere = job.device not in (None, _CPU) and not job.moved
+        return self._policy.cpu_in_the_end and elsewhere
 
     def _put_back(self, job: _Job, fault: Fault) -> None:
         last = job.faults + 1 >= self._policy.attempts and not fault.archive
