@@ -21,7 +21,8 @@ def write_cohort(root: Path, records: Iterable[Record]) -> None:
     Columns: ``slide_id``, ``group``, ``cells``, ``tissue_mm2``, ``analysed_mm2``,
     ``cells_per_mm2`` (of tissue; null without any), ``cells_<class>`` and ``<class>_per_mm2`` of
     each class that any model has (null where a slide's has not), ``dropped`` (objects left out)
-    and ``dropped_by`` (JSON: by reason), ``warnings``, ``model`` and ``model_sha256``.
+    and ``dropped_by`` (JSON: by reason), ``warnings``, ``model``, ``model_sha256`` and
+    ``numerics``, within which cells of equal slides are equal bit for bit.
     """
     import pyarrow.parquet as pq
 
@@ -53,6 +54,7 @@ def _table(done: Sequence[Record]) -> Any:
         "warnings": pa.array([r.warnings for r in done], pa.list_(text)),
         "model": pa.array([r.model for r in done], text),
         "model_sha256": pa.array([r.model_sha256 for r in done], text),
+        "numerics": pa.array([r.numerics for r in done], text),
     }
     return pa.table(columns)
 
