@@ -17,6 +17,7 @@ from scipy import ndimage
 from skimage.measure import find_contours, label, regionprops_table
 from skimage.segmentation import watershed
 
+from wsiseg.cells.moments import colours_of, shapes_of
 from wsiseg.cells.objects import Objects, objects_in
 from wsiseg.cells.polygons import outlines
 from wsiseg.geometry.links import components, links_of
@@ -29,6 +30,8 @@ __all__ = ["CROWDED", "GROUPS", "WHOLE", "Calls"]
 ORIGIN = (0, 0)
 TOP = 96 / 255  # of DT: what our own rule takes for the top of a nucleus
 MEASURED = ("area", "centroid", "bbox", "mean_intensity")
+AXES = ("axis_major_length", "axis_minor_length")
+COLOURS = ("mean_intensity", "intensity_std")
 WHOLE = "polygons and measurements"
 CROWDED = f"{WHOLE}, crowded"
 
@@ -132,8 +135,8 @@ def by_bincount(labels: Labels, channels: Channels) -> int:
 
 
 def whole(window: Window, model: LocalModel) -> Calls:
-    """Labels to shapely polygons with all that is measured of them."""
-    return cells(model.decode(window.maps), channels_of(window))
+    """Labels to shapely polygons, with what files have of them and moments of shape and colour."""
+    return cells(model.decode(window.maps), channels_of(window), window.pixels)
 
 
 def crowded(window: Window, model: LocalModel) -> Calls:
@@ -144,17 +147,29 @@ def crowded(window: Window, model: LocalModel) -> Calls:
     labels[np.bincount(labels.ravel())[labels] < model.spec.min_object] = 0  # slivers
     labels = components(links_of(labels))  # numbered without gaps
     prob = (labels > 0).astype(np.float16)
-    return cells(labels, np.stack([prob] * (1 + len(model.spec.classes))))
+    return cells(labels, np.stack([prob] * (1 + len(model.spec.classes))), window.pixels)
 
 
-def cells(labels: Labels, channels: Channels) -> Calls:
+def cells(labels: Labels, channels: Channels, pixels: NDArray[np.uint8]) -> Calls:
+    def ours() -> int:
+        objects = objects_in(labels, channels, ORIGIN)
+        _ = objects.boxes, objects.means, shapes_of(objects).axes
+        colours_of(objects, pixels, ORIGIN)
+        return len(outlines(objects).to_shapely())
+
+    def without_moments() -> int:
+        return len(outlines(measured(labels, channels)).to_shapely())
+
     def by_libraries() -> int:
-        by_skimage(labels, channels)
+        last = np.moveaxis(channels, 0, -1).astype(np.float32)
+        regionprops_table(labels, last, properties=(*MEASURED, *AXES))
+        regionprops_table(labels, pixels, properties=COLOURS)
         found = [max(c, key=len)[:, 0] for c in cv2_contours(labels)]
         return len([shapely.Polygon(xy) for xy in found if len(xy) > 2])
 
     return {
-        "wsiseg": lambda: len(outlines(measured(labels, channels)).to_shapely()),
+        "wsiseg": ours,
+        "wsiseg, without moments": without_moments,
         "cv2 + skimage + shapely": by_libraries,
     }
 

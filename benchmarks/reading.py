@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from record import save
 
 from wsiseg.geometry import Box
+from wsiseg.heap import keep_freed_memory
 from wsiseg.image.open import open_slide
 from wsiseg.synth import he_slide
 
@@ -146,6 +147,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--codecs", nargs="*", default=list(CODECS), choices=list(CODECS))
     options = parser.parse_args()
+    keep_freed_memory()  # for both readers, as where a model has been loaded
     pixels = he_slide((2048, 2048), np.random.default_rng(0)).rgb
     result: dict[str, Any] = {"side": options.side, "tile": TILE, "codecs": {}}
     with tempfile.TemporaryDirectory() as folder:

@@ -53,13 +53,8 @@ class Objects:
     @property
     def boxes(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """(N, n) starts and stops of the bounding boxes."""
-        if not len(self):
-            empty = np.zeros((0, self.ndim), dtype=np.int32)
-            return empty, empty
-        first, stop = self.runs[:, :-1], self.runs[:, :-1] + 1
-        stop[:, -1] += self.runs[:, -1] - 1
-        cuts = self.offsets[:-1]
-        return np.minimum.reduceat(first, cuts), np.maximum.reduceat(stop, cuts)
+        starts, stops = _boxes(np.ascontiguousarray(self.runs), self.offsets)
+        return starts, stops
 
     @property
     def means(self) -> NDArray[np.float64]:
@@ -208,6 +203,23 @@ def _by_label(
         runs[at[i], n], runs[at[i], n + 1] = found[k, 1] + origin[n], found[k, 2]
         at[i] += 1
     return runs, offsets
+
+
+@kernel
+def _boxes(runs: NDArray[np.int32], offsets: NDArray[np.int64]) -> NDArray[np.int32]:
+    """(2, N, n) starts and stops of the bounding boxes."""
+    n = runs.shape[1] - 1
+    boxes = np.empty((2, offsets.size - 1, n), dtype=np.int32)
+    for i in range(offsets.size - 1):
+        start, stop = boxes[0, i], boxes[1, i]
+        start[:] = runs[offsets[i], :n]
+        stop[:] = start
+        for r in range(offsets[i], offsets[i + 1]):
+            for a in range(n):
+                length = runs[r, n] if a == n - 1 else np.int32(1)
+                start[a] = min(start[a], runs[r, a])
+                stop[a] = max(stop[a], runs[r, a] + length)
+    return boxes
 
 
 @kernel
