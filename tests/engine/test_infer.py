@@ -184,6 +184,33 @@ def test_a_thread_without_a_box_runs_patches_of_another() -> None:
     assert clock.seconds.keys() == {"read", "network"}
 
 
+def test_a_thread_that_waits_for_a_patch_runs_others_meanwhile() -> None:
+    """The first box is held up in a patch of both until the second has run more than its own."""
+    maps, model = maps_over((60, 60))
+    regions = TileGrid((60, 60), (60, 40), 4)
+    forward, begun, go_on = model.forward, Event(), Event()
+    first_batch, own_of_second = 3, 16
+
+    def hold_second_batch(patches: np.ndarray) -> Maps:
+        if model.patches == first_batch and not begun.is_set():
+            begun.set()
+            assert go_on.wait(60)
+        found = forward(patches)
+        if model.patches > first_batch + own_of_second:
+            go_on.set()
+        return found
+
+    model.forward = hold_second_batch
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(maps.maps, regions[0, 0], Clock(), regions)
+        assert begun.wait(60)
+        second = pool.submit(maps.maps, regions[0, 1], Clock(), regions)
+        found = [first.result(60).prob, second.result(60).prob]
+    assert model.patches == len(maps.grid)
+    alone = [maps_over((60, 60))[0].maps(tile, Clock()).prob for tile in regions]
+    assert all(map(np.array_equal, found, alone))
+
+
 def test_what_fails_in_a_helper_fails_the_box_it_helps_with() -> None:
     maps, model = maps_over((60, 60))
     regions = TileGrid((60, 60), (60, 40), 4)

@@ -92,6 +92,8 @@ class PatchMaps:
             raise
         others += unbegun.taken
         for patch, stack in others:  # only now, when no one waits for this region
+            while not stack.done() and self._assist_once():
+                pass
             _put(out, tile.read, patch.core, stack.result())
         for seconds in unbegun.seconds:
             clock.add(seconds)
@@ -102,17 +104,25 @@ class PatchMaps:
 
         For a thread that has no box of its own. Whose patches they are gets the errors.
         """
-        while (unbegun := self._in_work.longest()) is not None:
-            claimed = unbegun.last(self._model.spec.batch)
-            clock = Clock()
-            try:
-                stacks = list(self._forward(list(claimed), clock)) if claimed else []
-            except BaseException as error:
-                self._memo.give_up(claimed, error)
-                return
-            unbegun.seconds.append(clock.seconds)  # before those who wait for the stacks go on
-            for patch, stack in stacks:
-                self._memo.deliver(patch.index, claimed[patch], stack)
+        while self._assist_once():
+            pass
+
+    def _assist_once(self) -> bool:
+        """Run at most a batch of another thread's patches; whether there may be more to do."""
+        unbegun = self._in_work.longest()
+        if unbegun is None:
+            return False
+        claimed = unbegun.last(self._model.spec.batch)
+        clock = Clock()
+        try:
+            stacks = list(self._forward(list(claimed), clock)) if claimed else []
+        except BaseException as error:
+            self._memo.give_up(claimed, error)
+            return False
+        unbegun.seconds.append(clock.seconds)  # before those who wait for the stacks go on
+        for patch, stack in stacks:
+            self._memo.deliver(patch.index, claimed[patch], stack)
+        return True
 
     def _claim(self, patch: Tile, regions: TileGrid | None) -> tuple[Future[Stack], bool]:
         return self._memo.claim(patch.index, 1 if regions is None else _seen_by(patch, regions))
