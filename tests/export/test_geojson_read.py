@@ -38,12 +38,13 @@ def test_what_was_written_reads_back_equal(tmp_path, make_cells, nuclei):
     assert_equal(concatenate(list(read_geojson(tmp_path / "x.geojson.gz"))), cells)
 
 
-def test_100_000_cells_read_back_equal_from_both_formats(tmp_path, make_cells):
+@pytest.mark.parametrize("count", [30_000, pytest.param(100_000, marks=pytest.mark.soak)])
+def test_many_cells_read_back_equal_from_both_formats(tmp_path, make_cells, count):
     from wsiseg.cells.layer import Cells
 
-    cells = make_cells(100_000, seed=1)
+    cells = make_cells(count, seed=1)
     written = write_all([cells], [tmp_path / "x.geojson", tmp_path / "x.parquet"])
-    assert (written.cells, written.dropped) == (100_000, {})
+    assert (written.cells, written.dropped) == (count, {})
     assert_equal(concatenate(list(read_geojson(tmp_path / "x.geojson"))), cells)
     assert_equal(concatenate(list(Cells.open(tmp_path / "x.parquet").batches())), cells)
 

@@ -132,12 +132,17 @@ def segment(slide: Path, out: Path, bound: str, *more: str) -> subprocess.Comple
     )
 
 
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("memory") / "slide.tif"
+    write_he_slide(path, he_slide((2301, 2789), np.random.default_rng(3)))
+    return path
+
+
 @pytest.mark.parametrize("more", [(), ("--workers", "2")], ids=["threads", "processes"])
 def test_the_bound_holds_in_a_run_and_a_smaller_one_is_refused(
-    tmp_path: Path, more: tuple[str, ...]
+    slide: Path, tmp_path: Path, more: tuple[str, ...]
 ) -> None:
-    slide = tmp_path / "slide.tif"
-    write_he_slide(slide, he_slide((2301, 2789), np.random.default_rng(3)))
     refused = segment(slide, tmp_path / "run", "20MB", *more)
     assert refused.returncode == 2
     least = re.search(r"--max-memory must be at least (\d+)MB", refused.stderr)
