@@ -14,7 +14,7 @@ from typing import Any
 import geopandas
 import pytest
 
-FAILED, LOCKED = 1, 75
+FAILED, LOCKED, TERMINATED = 1, 75, 143
 URL = "s3://archives/night/one"
 
 Truth = dict[str, dict[str, str]]
@@ -177,15 +177,20 @@ def test_a_store_that_is_gone_for_a_while_costs_nothing_and_a_second_batch_is_re
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_shards_on_machines_that_share_only_the_store_make_one_archive(
-    bucket: Any, small_slides: Path, truth: Truth, tmp_path: Path, kit: Any
+    bucket: Any,
+    small_slides: Path,
+    truth: Truth,
+    tmp_path: Path,
+    kit: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     running = []
     for i in (1, 2, 3):
-        os.environ["XDG_CACHE_HOME"] = str(tmp_path / f"machine-{i}")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"machine-{i}"))
         running.append(kit.start(small_slides, URL, "--workers", 1, "--shard", f"{i}/3"))
     assert [process.wait(300) for process in running] == [0, 0, 0]
     whole_and_as_undisturbed(bucket, truth, CASES)
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path / "machine-4")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "machine-4"))
     again = kit.batch(small_slides, URL, "--json")
     assert again.returncode == 0, again.stderr
     assert [s["attempts"] for s in json.loads(again.stdout)["slides"]] == [1, 1, 1]
@@ -199,3 +204,32 @@ def test_what_others_have_at_a_url_is_not_touched(
     assert done.returncode != 0
     assert "thesis.docx" in done.stderr
     assert bucket.names() == ["thesis.docx"]
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(300)
+def test_a_batch_that_is_terminated_while_its_store_is_gone_ends_in_time_and_loses_nothing(
+    bucket: Any, small_slides: Path, truth: Truth, tmp_path: Path, kit: Any
+) -> None:
+    gone = threading.Event()
+
+    def before(method: str, path: str) -> None:
+        if method == "PUT" and "/slides/" in path and not gone.is_set():
+            gone.set()
+            threading.Thread(target=bucket.vanish).start()
+
+    bucket.before = before
+    first = kit.start(small_slides, URL, "--workers", 2)
+    assert gone.wait(120)
+    time.sleep(10)  # more is made, nothing can be sent
+    kept = {
+        path.parts[-3]: (path.parents[1] / "run.json").read_bytes()
+        for path in (tmp_path / "cache").rglob("made.json")
+    }
+    assert kept
+    first.terminate()
+    assert first.wait(60) == TERMINATED
+    bucket.appear()
+    assert kit.batch(small_slides, URL).returncode == 0
+    whole_and_as_undisturbed(bucket, truth, CASES)
+    assert {case: bucket.get(f"slides/{case}/run.json") for case in kept} == kept

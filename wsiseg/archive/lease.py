@@ -69,9 +69,9 @@ class Lease:
     def release(self, *, silently: bool = False) -> None:
         """Give it back, if it is still ours; ``silently``: let it grow stale instead."""
         self._stop.set()
-        self._thread.join(self._heartbeat.every_s)
         if silently:
             return
+        self._thread.join(self._heartbeat.every_s)
         with suppress(OutputError):
             if not self._lost and self._token() == self._told["token"]:
                 self._store.remove(self._name)

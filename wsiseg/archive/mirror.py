@@ -50,7 +50,7 @@ _JOURNAL_S = 60.0
 _SHARE = 0.05  # of the time that may go into publishing journal and status
 _OTHERS_S = 300.0  # how old what is known of other shards may be
 _MERGE_PATIENCE_S = 600.0
-_LAST_S = 5.0
+_LAST_S = 3.0
 _PATIENCE_S = 60.0  # with a store that does not answer at the end
 
 
@@ -97,9 +97,12 @@ class Mirror:
         ``waiting`` as in ``Lease``. Raises LockedError where another batch holds it.
         """
         with ExitStack() as stack:
-            for name in self._locks():
-                self._leases.append(Lease(self.store, name, self._heartbeat, waiting))
-                stack.callback(self._let_go, self._leases[-1])
+            # its own lock first: of two that come at once, at least one then sees the other
+            own = f"{self._state}/{LOCK}"
+            stack.callback(self._let_go, self._taken(own, waiting))
+            for name in self._all_locks():
+                if self._shard is None and name != own:
+                    stack.callback(self._let_go, self._taken(name, waiting))
             if self._shard is not None:
                 self._must_be_free_of_others(waiting)
             with atomic_write(self.folder.work / MARK) as file:
@@ -191,21 +194,20 @@ class Mirror:
         Raises OutputError where the store fails, or where a file is not what was written: then it
         has to be made again.
         """
-        assert self._listing is not None
         folder, there = self.folder.slide(slide_id), f"slides/{slide_id}"
         for name, (_, digest) in facts["outputs"].items():
             if sha256_of(folder / name) != digest:
                 (folder / _KEPT).unlink(missing_ok=True)
                 raise OutputError(f"{folder / name} is not as it was written: it is made anew")
         files = {f"{there}/{name}": folder / name for name in (*facts["outputs"], _MANIFEST)}
+        seen = self.store.listing(f"{there}/")
         for name, path in (files | {part_name(slide_id): folder / PART}).items():
             self.check()
             if closing.is_set():
                 return False
-            self.store.put_file(name, path)
-        for name in self._listing.of(slide_id):
-            if f"{there}/{name}" not in files:  # of other settings
-                self.store.remove(f"{there}/{name}")
+            self.store.put_file(name, path, seen.get(name))
+        for name in seen.keys() - files.keys():  # of other settings
+            self.store.remove(name)
         return True
 
     def _must_be_ours(self) -> None:
@@ -230,11 +232,9 @@ class Mirror:
                 f"{root} is no working folder of {url}: choose another --work; nothing was written"
             )
 
-    def _locks(self) -> list[str]:
-        own = f"{self._state}/{LOCK}"
-        if self._shard is not None:
-            return [own]
-        return [own, *(n for n in self._all_locks() if n != own)]
+    def _taken(self, name: str, waiting: Callable[[str], None] | None) -> Lease:
+        self._leases.append(Lease(self.store, name, self._heartbeat, waiting))
+        return self._leases[-1]
 
     def _all_locks(self) -> list[str]:
         """Of the whole, and of every shard that has written anything."""
@@ -293,6 +293,7 @@ class Mirror:
                 return None
             except OutputError as error:
                 if time.monotonic() > deadline or asked_to_stop():
+                    self.is_sending = True  # what was sent last may arrive yet
                     return self._kept_here(error)
                 time.sleep(_STEP_S)
 

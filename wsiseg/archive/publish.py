@@ -13,31 +13,55 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from wsiseg.archive.faults import fault_of
 from wsiseg.archive.pool import Pool
 from wsiseg.archive.tasks import Event, Task
 from wsiseg.errors import OutputError
 
-if TYPE_CHECKING:
-    from wsiseg.archive.mirror import Mirror
-
-__all__ = ["Publishing"]
+__all__ = ["Publisher", "Publishing"]
 
 _log = logging.getLogger(__name__)
 
 _AT_ONCE = 4  # slides whose files are sent side by side
 _WAITING = 8  # slides that may wait for that, with all their files on this machine
 _STEP_S = 0.1
-_LAST_S = 5.0  # for files that are being sent when all must end
+_LAST_S = 3.0  # for files that are being sent when all must end
+
+
+class Publisher(Protocol):
+    """Who knows what is kept on this machine, and how it is sent."""
+
+    is_sending: bool
+    """Set where an object may still be on its way when all else has ended."""
+
+    def check(self) -> None:
+        """LockedError where another batch has taken the archive over; OutputError for silence."""
+        ...
+
+    def kept(self, task: Task) -> dict[str, Any] | None:
+        """What the slide of a task came to before, if that still holds; else it is forgotten."""
+        ...
+
+    def withdraw(self, slide_id: str) -> None:
+        """Take a slide that is to be made again out of the data set of all cells; OutputError."""
+        ...
+
+    def keep(self, slide_id: str, facts: dict[str, Any]) -> None:
+        """Note durably what a slide has come to, until it is published."""
+        ...
+
+    def publish(self, slide_id: str, facts: dict[str, Any], closing: threading.Event) -> bool:
+        """Put all files of a slide; False where ``closing`` came before."""
+        ...
 
 
 class Publishing:
     """See ``wsiseg.archive.pool.Pool``; LockedError where the archive was taken over."""
 
     def __init__(
-        self, inner: Pool, mirror: Mirror, pauses_s: Sequence[float] = (1, 4, 15, 60, 120)
+        self, inner: Pool, mirror: Publisher, pauses_s: Sequence[float] = (1, 4, 15, 60, 120)
     ) -> None:
         self._inner, self._mirror, self._pauses = inner, mirror, pauses_s
         self._ended: queue.SimpleQueue[Event] = queue.SimpleQueue()

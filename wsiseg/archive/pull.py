@@ -45,10 +45,6 @@ class Listing:
             self._slides[slide_id][inside.removesuffix("//")] = seen.size
         self._parts = {name: seen.size for name, seen in store.listing(f"{CELLS}/").items()}
 
-    def of(self, slide_id: str) -> list[str]:
-        """Names of the files of a slide, relative to its folder."""
-        return list(self._slides.get(slide_id, ()))
-
     def has_part(self, slide_id: str) -> bool:
         """Whether the slide is in the data set of all cells."""
         return part_name(slide_id) in self._parts

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -97,18 +97,19 @@ class Store:
 
     def put(self, name: str, data: bytes) -> None:
         """Put ``data``, and see that it arrived."""
-        expected = _Expected([data])
+        pieces = (data[i : i + _CHUNK] for i in range(0, len(data), _CHUNK))
+        expected = _Expected(pieces, len(data), lambda: hashlib.sha256(data).hexdigest())
         with self._reaching(name):
             self._files.pipe_file(self._path(name), data, **self._in_chunks())
         self._must_hold(name, expected)
 
-    def put_file(self, name: str, path: Path) -> None:
-        """Put the file ``path``, unless it is there already, and see that it arrived.
+    def put_file(self, name: str, path: Path, seen: Seen | None = None) -> None:
+        """Put the file ``path``, unless it is what was ``seen`` there, and see that it arrived.
 
         Raises OSError where the file cannot be read.
         """
-        expected = _Expected(_pieces(path))
-        if self._holds(name, expected, by_reading=False):
+        expected = _Expected(_pieces(path), path.stat().st_size, lambda: _sha256(path))
+        if seen is not None and (seen.size, seen.tag) == (expected.size, expected.tag):
             return
         with self._reaching(name):
             self._files.put_file(str(path), self._path(name), **self._in_chunks())
@@ -152,17 +153,13 @@ class Store:
         return {"chunksize": _CHUNK, "max_concurrency": _AT_ONCE} if self._is_s3 else {}
 
     def _must_hold(self, name: str, expected: _Expected) -> None:
-        if not self._holds(name, expected, by_reading=True):
-            raise OutputError(f"{self.url}/{name}: what arrived is not what was sent")
-
-    def _holds(self, name: str, expected: _Expected, *, by_reading: bool) -> bool:
-        """Whether the object is as expected: by its tag, or, where that is no MD5, by reading."""
+        """Compare the object by its tag, or, where that is no MD5, by reading it."""
         seen = self.look(name)
-        if seen is None or seen.size != expected.size:
-            return False
-        if seen.tag in expected.tags:
-            return True
-        return by_reading and self.sha256(name) == expected.sha256
+        same = seen is not None and seen.size == expected.size
+        if same and (seen or _NOTHING).tag != expected.tag:
+            same = self.sha256(name) == expected.sha256()
+        if not same:
+            raise OutputError(f"{self.url}/{name}: what arrived is not what was sent")
 
     @contextmanager
     def _reaching(self, name: str = "") -> Iterator[None]:
@@ -191,20 +188,19 @@ class Store:
 
 
 class _Expected:
-    """Size, hash and possible tags of what is sent."""
+    """Size and hash of what is sent, and the tag that S3 gives to it where that is an MD5."""
 
-    def __init__(self, pieces: Iterator[bytes] | list[bytes]) -> None:
-        whole, sha256, parts, self.size = _md5(), hashlib.sha256(), list[bytes](), 0
-        for data in pieces:
-            sha256.update(data)
-            whole.update(data)
-            self.size += len(data)
-            cut = range(0, len(data), _CHUNK)
-            parts += [_md5(data[i : i + _CHUNK]).digest() for i in cut]
-        self.sha256 = sha256.hexdigest()
+    def __init__(self, pieces: Iterable[bytes], size: int, sha256: Callable[[], str]) -> None:
+        self.size, self.sha256 = size, sha256
+        whole, parts = _md5(), list[bytes]()
+        for data in pieces:  # of _CHUNK bytes
+            if size < 2 * _CHUNK:
+                whole.update(data)
+            else:
+                parts.append(_md5(data).digest())
         # of an object that went in parts S3 has the hash of their hashes
-        joined = _md5(b"".join(parts)).hexdigest()
-        self.tags = (whole.hexdigest(), f"{joined}-{len(parts)}")
+        joined = f"{_md5(b''.join(parts)).hexdigest()}-{len(parts)}"
+        self.tag = joined if parts else whole.hexdigest()
 
 
 _NOTHING = Seen(0, "", None)
@@ -222,6 +218,11 @@ def _pieces(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while data := file.read(_CHUNK):
             yield data
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _seen(info: dict[str, Any]) -> Seen:
