@@ -53,7 +53,7 @@ def passes(plan: Plan, workers: int, options: Namespace) -> list[Tile]:
     tiles = regions_to_do(grid, plan.space, plan.spec, plan.active)
     band = Budget(None, workers, 0, None).band(plan, options.region)
     kept = len(tiles) - len(tiles) % lcm(*options.workers)
-    ordered, share = list(in_bands(tiles, band))[:kept], kept // workers
+    ordered, share = list(in_bands(tiles, band, workers))[:kept], kept // workers
     return [t for first in range(0, kept, share) for t in ordered[first : first + share] * PASSES]
 
 

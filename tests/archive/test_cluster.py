@@ -65,19 +65,29 @@ def test_a_cluster_gives_the_same_files_also_after_a_stop(
     assert kit.torn(out) == []
     done = kit.batch(*call)
     assert done.returncode == 0, done.stderr
+    assert "dashboard: http://127.0.0.1:" in done.stderr
     kit.all_as_undisturbed(out, truth)
     assert not slides_at(workers)
 
 
 @pytest.mark.timeout(300)
-def test_a_killed_worker_of_a_cluster_costs_what_it_had_at_work(
+def test_a_killed_worker_of_a_cluster_costs_what_it_had_and_an_unlike_one_nothing(
     dask_cluster: Any, workers: Any, work: Work, tmp_path: Path, truth: Truth, kit: Any
 ) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import wsiseg\nwsiseg.__version__ = '0.0.9'\n")
+    unlike = dask_cluster.worker(PYTHONPATH=str(tmp_path))
+    dask_cluster.workers.remove(unlike)
     out, (source, config) = tmp_path / "out", work
     process = kit.start(source, out, "--config", config, "--scheduler", dask_cluster.address)
     kit.until(lambda: kit.regions(out) > 3)
     workers[0].send_signal(signal.SIGKILL)
-    assert process.wait(200) == 0
+    _, said = process.communicate(timeout=200)
+    unlike.kill()
+    unlike.wait()
+    assert process.returncode == 0, said
+    assert "is not of our kind" in said
+    (why,) = kit.records(out)["big"].warnings
+    assert 'wsiseg: "0.1.0" -> "0.0.9"' in why
     kit.all_as_undisturbed(out, truth)
 
 
@@ -127,9 +137,10 @@ def test_without_its_scheduler_a_batch_ends_and_goes_on_with_another(
     process = kit.start(source, out, "--config", config, "--scheduler", clusters[0].address)
     kit.until(lambda: kit.regions(out) > 3)
     clusters[0].scheduler.send_signal(signal.SIGKILL)
-    assert process.wait(500) == FAILED
+    _, said = process.communicate(timeout=500)
+    assert process.returncode == FAILED, said
     states = {record.state for record in kit.records(out).values()}
-    assert states <= {"done", "failed", "pending"}
+    assert states <= {"done", "failed", "pending"}, said
     assert {r.code for r in kit.records(out).values() if r.state == "failed"} == {"cluster"}
     assert kit.torn(out) == []
     again = kit.batch(source, out, "--config", config, "--scheduler", clusters[1].address)

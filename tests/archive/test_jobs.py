@@ -71,6 +71,11 @@ def test_certificates_are_named_in_the_script_and_not_told(
         ('kind = "slum"\nhost = "h"', "must be one of slurm, pbs"),
         ('kind = "slurm"\nhost = "h"\nwalltime = "8h"', "HH:MM:SS"),
         ('kind = "slurm"\nhost = "h"\npartition = "x"', "partition is unknown"),
+        (
+            'kind = "slurm"\nhost = "h"\n[batch]\ntls = { ca = "a", cert = "b", key = "c" }',
+            r"batch\.tls\.ca: there is no file",
+        ),
+        ('kind = "slurm"\nhost = "h"\n[batch]\nscheduler = "tcp://h:1"', "cannot both be"),
     ],
 )
 def test_what_cannot_be_is_named(table: str, message: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -27,8 +28,26 @@ def test_regions_to_do_are_those_that_see_an_active_patch(
     ]
     found = regions_to_do(grid, space, spec, active)
     assert list(found) == expected
-    banded = in_bands(found, 2)
-    assert list(banded) == sorted(expected, key=lambda t: (t.index[1] // 2, *t.index))
+    processes = data.draw(st.integers(1, 5))
+    assert sorted(in_bands(found, 2, processes).numbers) == sorted(found.numbers)
+
+
+@pytest.mark.parametrize(("shape", "processes"), [((7, 10), 2), ((10, 7), 2), ((24, 30), 9)])
+def test_runs_for_processes_have_short_borders(shape: tuple[int, int], processes: int) -> None:
+    grid = TileGrid((100 * shape[0], 100 * shape[1]), (100, 100), 1)
+    tiles = Tiles(grid, np.arange(len(grid)))
+    short = min(shape) * (processes - 1)
+    assert borders(in_bands(tiles, 99, processes), processes) <= short + 2
+    assert borders(in_bands(tiles, 99, processes), processes) <= borders(tiles, processes)
+
+
+def borders(tiles: Tiles, processes: int) -> int:
+    """Faces between tiles of different runs."""
+    owner = np.zeros(tiles.grid.counts, int)
+    ends = -(-len(tiles) * np.arange(processes + 1) // processes)
+    for k in range(processes):
+        owner[tuple(tiles[ends[k] : ends[k + 1]].indices.T)] = k
+    return sum(int((np.diff(owner, axis=axis) != 0).sum()) for axis in (0, 1))
 
 
 def test_tiles_are_made_when_they_are_asked_for() -> None:

@@ -55,7 +55,11 @@ class ClusterPool:
             return
         member = min(crew.fit, key=lambda m: len(m.items) / m.slots)
         key = f"slide-{uuid.uuid4().hex}"  # ids of slides are not for dashboards
-        future = crew.give(member, _run_whole, (task, key, member.slots), key)
+        try:
+            future = crew.give(member, _run_whole, (task, key, member.slots), key)
+        except ClusterError:  # the next look tells; a process here says it of the slide
+            self._split.start(task)
+            return
         member.items[future] = 0
         self._at[future] = (member, task)
 
@@ -73,7 +77,7 @@ class ClusterPool:
         deadline = time.monotonic() + grace_s
         events = [event for event in self.wait(0) if event.kind != "progress"]
         events += [Event("stopped", task.slide_id) for _, task in self._at.values()]
-        if self._at:
+        with suppress(Exception):  # a scheduler that is gone has let go of all
             self._client.cancel(list(self._at))
         self._at.clear()
         events += self._split.stop(grace_s)
@@ -88,10 +92,10 @@ class ClusterPool:
         self._split.close()
         if self._crew is None:
             return
-        with suppress(OSError):
+        with suppress(Exception):
             self._client.cancel(list(self._at))
-            self._crew.close()
-            self._everywhere(let_go)
+        self._crew.close()
+        self._everywhere(let_go)
         self._crew = None
 
     def _room_for_whole(self) -> int:
@@ -116,7 +120,7 @@ class ClusterPool:
     def _event(self, future: Any, task: Task) -> Event:
         try:
             return future.result(timeout=_ANSWER_S)  # type: ignore[no-any-return]
-        except TimeoutError:  # lost with its worker, after the end
+        except OSError:  # lost with its worker, after the end
             return Event("failed", task.slide_id, fault=_LOST)
         except Exception as error:
             fault = _LOST if future.cancelled() else fault_of(error)

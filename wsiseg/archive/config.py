@@ -101,6 +101,8 @@ class Policy:
     """Where an archive at a URL has its working folder; None: below the user's cache."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.tls, Mapping):  # as code writes it
+            object.__setattr__(self, "tls", Tls(**self.tls).beside(Path()))
         lowest = {"workers": 1, "attempts": 1, "max_failures": 1, "whole_below": 0}
         for name, low in lowest.items():
             _expect(name, getattr(self, name), low, whole=True)

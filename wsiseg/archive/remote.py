@@ -7,6 +7,7 @@ to its reader happens to that child, and never to the worker.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 
 from wsiseg.archive.pool import Processes
 from wsiseg.archive.request import weights_sha256
@@ -34,7 +35,11 @@ class Whole:
 
     def identity(self) -> dict[str, str | None]:
         """What must be the same on every machine; the child itself says it of its network."""
-        return {"numerics": numerics_class(None), "model_sha256": weights_sha256(self.model)}
+        return {
+            "numerics": numerics_class(None),
+            "torch": version("torch"),
+            "model_sha256": weights_sha256(self.model),
+        }
 
     def run(self, task: Task, key: str, threads: int) -> Event:
         """The last event of ``task``; ``threads`` of this worker share its memory.

@@ -73,6 +73,11 @@ class Cluster:
         self._opened.close()
 
     @property
+    def processes(self) -> int:
+        """Worker processes that there are now, at least 1."""
+        return max(1, len(self.client.nthreads()))
+
+    @property
     def dashboard(self) -> str | None:
         """Link to the scheduler's dashboard, where it has one."""
         host = re.sub(r"^\w+://|:\d+$", "", self.client.scheduler.address)

@@ -7,10 +7,11 @@ a worker that is lost is decided here, and not by the scheduler, which blames th
 
 from __future__ import annotations
 
+import logging
 import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
@@ -20,6 +21,8 @@ from wsiseg.engine.numerics import software
 from wsiseg.errors import ClusterError
 
 __all__ = ["Crew", "Held", "Member", "identity_of"]
+
+_log = logging.getLogger(__name__)
 
 
 class Held:
@@ -92,7 +95,8 @@ class Crew:
     ) -> None:
         self._client, self._resource = client, resource
         self._expected = identity_of(function)
-        self._data = client.submit(bytes, pickle.dumps(function), pure=False)
+        with _reached():
+            self._data = client.submit(bytes, pickle.dumps(function), pure=False)
         self._members: dict[str, Member] = {}
         self.left_out = {} if left_out is None else left_out
         """Address -> why a worker is given nothing."""
@@ -131,12 +135,12 @@ class Crew:
         """The future of ``work(function, item)`` on a member, and on no other."""
         need = {} if self._resource is None else {"resources": {self._resource: 1}}
         there = {"workers": [member.address], "allow_other_workers": False, "pure": False}
-        return self._client.submit(work, member.held, item, key=key, **there, **need)
+        with _reached():
+            return self._client.submit(work, member.held, item, key=key, **there, **need)
 
     def give_up(self, member: Member, why: str) -> None:
         """Give a member nothing more; its nanny, if it has one, starts another in its place."""
-        self.left_out[member.address] = f"worker {member.address} {why}"
-        self._release(self._members.pop(member.address))
+        self._leave_out(member, why)
         with suppress(Exception):  # without a nanny it stays as it is
             self._client.restart_workers(
                 [member.address], timeout=self.RESTART_S, raise_for_error=False
@@ -146,15 +150,14 @@ class Crew:
         """Cancel all that is at work."""
         for member in self._members.values():
             self._release(member)
-        self._client.cancel([self._data])
+        with suppress(Exception):
+            self._client.cancel([self._data])
 
     def _meet(self) -> list[Member]:
-        try:
+        with _reached():
             there = self._client.nthreads()
             new = there.keys() - self._members.keys() - self.left_out.keys()
             slots = self._slots(there, new) if new else {}
-        except OSError as error:
-            raise ClusterError(f"the scheduler of the cluster is lost: {error}") from error
         self._there = set(there)
         gone = [self._members.pop(a) for a in list(self._members) if a not in there]
         for member in gone:
@@ -180,8 +183,10 @@ class Crew:
             "pure": False,
             "priority": 1,
         }
-        held = self._client.submit(Held, self._data, **there)
-        return Member(address, slots, held, self._client.submit(identity_of, held, **there))
+        with _reached():
+            held = self._client.submit(Held, self._data, **there)
+            said = self._client.submit(identity_of, held, **there)
+        return Member(address, slots, held, said)
 
     def _unsure(self) -> Iterator[Member]:
         return (member for member in list(self._members.values()) if not member.fit)
@@ -194,7 +199,11 @@ class Crew:
             return
         if member.said.cancelled():
             raise ClusterError("the scheduler of the cluster is lost")
-        self.left_out[member.address] = f"worker {member.address} is not of our kind: {why}"
+        self._leave_out(member, f"is not of our kind: {why}")
+
+    def _leave_out(self, member: Member, why: str) -> None:
+        self.left_out[member.address] = told = f"worker {member.address} {why}"
+        _log.warning("%s: it is left out", told)
         self._release(self._members.pop(member.address))
 
     def _misfit(self, member: Member) -> str | None:
@@ -226,4 +235,14 @@ class Crew:
         )
 
     def _release(self, member: Member) -> None:
-        self._client.cancel([*member.items, member.said, member.held], force=False)
+        with suppress(Exception):  # a scheduler that is gone has let go of all
+            self._client.cancel([*member.items, member.said, member.held])
+
+
+@contextmanager
+def _reached() -> Iterator[None]:
+    """What is asked of the scheduler, which may be gone in many ways; ClusterError."""
+    try:
+        yield
+    except Exception as error:
+        raise ClusterError(f"the scheduler of the cluster is lost: {error}") from error

@@ -42,13 +42,25 @@ def regions_to_do(
     return Tiles(grid, np.flatnonzero(seen))
 
 
-def in_bands(tiles: Tiles, width: int) -> Tiles:
-    """``tiles`` in bands of ``width`` along every axis but the first, each in row-major order.
+def in_bands(tiles: Tiles, width: int, processes: int = 1) -> Tiles:
+    """``tiles`` in bands along their longest axis, at most ``width`` wide, each slice by slice.
 
-    What neighbours share is then needed again soon, however large the slide is.
+    What neighbours share is then needed again soon, however large the slide is. Cut into equal
+    runs for ``processes``, which share nothing, bands are as wide as makes the runs compact.
     """
     places = tiles.indices
-    keys = [*(places[:, 1:] // width).T, *places.T]
+    if not len(places):
+        return tiles
+    places -= places.min(axis=0)
+    extent = places.max(axis=0) + 1
+    side = (len(places) / processes) ** (1 / len(extent))  # of a compact run
+    bands = np.maximum(1, np.rint(extent / side))
+    widths = np.minimum(width, np.ceil(extent / bands)).astype(np.int64)
+    # the border between two runs is the shortest when one band holds all along the longest axis,
+    # or else when many lie along the shortest
+    along = int(extent.argmax() if np.sort(extent)[-2:][0] <= width else extent.argmin())
+    across = np.delete(places // widths, along, axis=1)
+    keys = [*across.T, places[:, along], *np.delete(places, along, axis=1).T]
     return Tiles(tiles.grid, tiles.numbers[np.lexsort(keys[::-1])])
 
 

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from wsiseg.engine.crew import Crew, Held, Member
 from wsiseg.engine.named import named
 from wsiseg.engine.shares import Shares
-from wsiseg.errors import ClusterError
+from wsiseg.errors import ClusterError, WsisegError
 
 __all__ = ["Spread"]
 
@@ -105,7 +105,10 @@ class Spread(Generic[T, R]):
         number, member.sign = member.items[future], time.monotonic()
         try:
             result = future.result(timeout=self._crew.TURN_S)
-        except TimeoutError:  # it may have gone with its worker, which the next look will tell
+        except WsisegError:
+            raise
+        except OSError:  # it went with its worker or the scheduler, which the next look will tell
+            time.sleep(self.ANSWER_S)
             self._ended.put(future)
             return
         except KilledWorker:  # the scheduler gave it up: the worker came back with its old address

@@ -26,9 +26,9 @@ class Box:
     def __post_init__(self) -> None:
         if len(self.start) != len(self.stop):
             raise SpaceError(f"a box needs as many starts as stops, got {self.start}, {self.stop}")
-        object.__setattr__(self, "start", tuple(map(int, self.start)))
-        stop = (max(int(a), int(b)) for a, b in zip(self.start, self.stop, strict=True))
-        object.__setattr__(self, "stop", tuple(stop))
+        start = tuple(map(int, self.start))
+        object.__setattr__(self, "start", start)
+        object.__setattr__(self, "stop", tuple(map(max, start, map(int, self.stop))))
 
     @classmethod
     def of_shape(cls, shape: Sequence[int]) -> Box:

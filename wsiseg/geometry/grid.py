@@ -64,7 +64,7 @@ class TileGrid:
         start = tuple(i * t for i, t in zip(index, self.tile, strict=True))
         stop = tuple(a + t for a, t in zip(start, self.tile, strict=True))
         core = Box(start, stop).clip(self.shape)
-        return Tile(tuple(index), core, core.grow(self.halo))
+        return Tile(tuple(index), core, core.grow(self.halo) if self.halo else core)
 
     def number(self, index: Sequence[int]) -> int:
         """Place of a tile in row-major order."""

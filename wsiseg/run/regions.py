@@ -121,7 +121,8 @@ def compute(
             elif chosen.dashboard:
                 notice(f"dashboard: {chosen.dashboard}")
             report.started_regions()
-            in_order = in_bands(missing, budget.band(plan, side))
+            processes = chosen.processes if isinstance(chosen, Dask) else 1
+            in_order = in_bands(missing, budget.band(plan, side), processes)
             # closed whatever happens, so that who is stopped here still stores what is at work
             with closing(chosen.map(task, in_order)) as results:
                 for _, done in results:
