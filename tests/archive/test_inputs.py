@@ -14,6 +14,9 @@ import pytest
 import tifffile
 from PIL import Image
 
+from wsiseg.archive.scan import rows_of
+from wsiseg.archive.stamp import Stamp, stamps_of
+from wsiseg.errors import InputFileError
 from wsiseg.synth import he_slide, write_he_slide
 
 Truth = dict[str, dict[str, str]]
@@ -50,6 +53,30 @@ def test_a_slide_in_a_store_has_the_cells_of_the_one_on_a_disk(
     missing = kit.wsiseg("segment", f"{SLIDES}/none.tiff", "--out", tmp_path / "none", *words)
     assert missing.returncode == 1
     assert missing.stderr.strip() == f"wsiseg: {SLIDES}/none.tiff: cannot be opened: no such file"
+
+
+def test_folders_and_patterns_of_a_store_are_listed(bucket: Any) -> None:
+    names = ("", "a.svs", "1/b.svs", "1/b.txt", "1/", "2/b.svs", "z.zarr/.zattrs", "z.zarr/0/0.tif")
+    for name in names:
+        bucket.client.put_object(Bucket="archives", Key=f"slides/{name}", Body=b"x")
+    found = {row.slide_id: row.path for row in rows_of(f"{SLIDES}/")}
+    assert found == {
+        "1__b": f"{SLIDES}/1/b.svs",
+        "2__b": f"{SLIDES}/2/b.svs",
+        "a": f"{SLIDES}/a.svs",
+        "z": f"{SLIDES}/z.zarr",
+    }
+    assert [row.slide_id for row in rows_of(f"{SLIDES}/*/*.svs")] == ["1__b", "2__b"]
+    assert [look.bytes for look in stamps_of(found.values()) if isinstance(look, Stamp)] == [
+        1,
+        1,
+        1,
+        2,
+    ]
+    for missing in (f"{SLIDES}/none.svs", "s3://nobucket/a.svs"):
+        assert list(stamps_of([missing])) == [None]
+        with pytest.raises(InputFileError, match="no such"):
+            rows_of(missing)
 
 
 @pytest.mark.timeout(240)

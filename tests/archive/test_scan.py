@@ -91,6 +91,10 @@ def test_folders_and_patterns_at_urls_give_what_those_of_a_disk_do(tmp_path: Pat
         ]
     with pytest.raises(InputFileError, match="no such manifest"):
         rows_of("memory:///test-scan/nothing")
+    with pytest.raises(InputFileError, match="no file matches"):
+        rows_of("memory:///test-scan/*.ndpi")
+    memory.pipe("/test-scan/[1].svs", b"x")
+    assert [row.slide_id for row in rows_of("memory:///test-scan/[1].svs")] == ["[1]"]
 
 
 PATHS = st.lists(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import pickle
 import shutil
@@ -169,6 +170,33 @@ def test_ome_zarr_is_read_chunk_by_chunk(version: Any, put: Any, tmp_path: Path)
         open_slide(URL)
 
 
+def test_a_chunk_that_does_not_come_is_not_taken_for_background(
+    put: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.zarr"
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    how = {"shape": (64, 64), "dtype": "uint8", "fill_value": 0, "chunks": (32, 32)}
+    group.create_array("0", **how)[...] = noise((64, 64))
+    axes = [{"name": n, "type": "space"} for n in "yx"]
+    group.attrs["multiscales"] = [{"axes": axes, "datasets": [{"path": "0"}]}]
+    url, box = put(path), Box((0, 0), (64, 64))
+    with open_slide(url) as slide:
+        for error, number in ((PermissionError, errno.EACCES), (RuntimeError, errno.EIO)):
+
+            def refused(*_: object, error: type[Exception] = error, **__: object) -> None:
+                raise error("SECRET")
+
+            monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.cat_file", refused)
+            with pytest.raises(UnreadableSlideError) as caught:
+                slide.read_level(0, box)
+            cause = caught.value.__cause__
+            assert cause is not None
+            assert isinstance(cause.__cause__, OSError)
+            assert (cause.__cause__.errno, "SECRET" in str(caught.value)) == (number, False)
+            monkeypatch.undo()
+        assert np.array_equal(slide.read_level(0, box), open_slide(path).read_level(0, box))
+
+
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("name", "staged"),
@@ -225,6 +253,18 @@ def test_slides_of_a_disk_are_copied_when_asked(tmp_path: Path) -> None:
         )
     with pytest.raises(SettingsError, match="staging_bytes"):
         open_slide(path, staging=Staging.of(tmp_path / "cache", 1000))
+
+
+def test_slides_that_a_worker_keeps_open_make_room_for_others(tmp_path: Path) -> None:
+    staging, told = Staging.of(tmp_path / "cache", 400_000), []
+    for number in range(4):
+        path = tmp_path / f"{number}.tif"
+        tifffile.imwrite(path, noise((200, 300, 3), number), tile=(64, 64), photometric="rgb")
+        with open_slide(path, staging=staging) as slide:
+            told.append(pickle.dumps(slide))
+    found = [pickle.loads(data).read_level(0, Box((0, 0), (200, 300))) for data in told]
+    assert all(np.array_equal(px, noise((200, 300, 3), k)) for k, px in enumerate(found))
+    assert len(list((tmp_path / "cache").glob("*/data"))) == 1
 
 
 def test_a_slide_that_was_replaced_does_not_open_again(put: Any, tmp_path: Path) -> None:

@@ -77,12 +77,12 @@ def _rows_at(source: UrlPath) -> list[SlideRow]:
     try:
         if source.suffix.lower() in READERS:
             return read_manifest(source.url)
-        if glob.has_magic(source.url):
-            return _matching(source)
         if source.info().is_dir and source.suffix.lower() != ".zarr":
             return scan_folder(source)
         return _rows(str(source.parent), [source.name])
     except FileNotFoundError:
+        if glob.has_magic(source.url):
+            return _matching(source)
         raise _none_at(source.url) from None
     except InputFileError:
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import stat
 from collections import OrderedDict
@@ -12,7 +13,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from math import isfinite
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from wsiseg.errors import (
     MissingExtraError,
     MissingSpacingError,
+    OutputError,
     UnreadableSlideError,
     UnsupportedFormatError,
     WsisegError,
@@ -117,7 +119,7 @@ def _open_url(
         if mark not in (None, found):
             raise OSError(errno.ESTALE, "replaced since it was opened first", where.url)
         contents = _contents_at(where, info.is_dir, scene, z, staging)
-    except UnreadableSlideError:
+    except WsisegError:
         raise
     except OSError as error:
         reason = error.strerror or type(error).__name__
@@ -160,7 +162,7 @@ def _zarr_mark(where: UrlPath) -> str:
 
 def _copied(where: Place, scene: int | None, z: int | None, staging: Staging) -> Contents:
     """Contents of a copy, which stays for as long as they do."""
-    copy = staging.copy(members_of(where), str(where))
+    copy = staging.copy(members_of(where), str(where), _forget_reopened)
     try:
         contents = _contents(copy.path, _head(copy.path), scene, z, shown=str(where))
     except BaseException:
@@ -177,7 +179,9 @@ def _copied(where: Place, scene: int | None, z: int | None, staging: Staging) ->
 def _copied_or_there(where: Path, scene: int | None, z: int | None, staging: Staging) -> Contents:
     try:
         return _copied(where, scene, z, staging)
-    except UnreadableSlideError:  # it may need files that nobody knew of, or cannot be copied
+    except OutputError:  # there is no room for copies
+        raise
+    except OSError:  # it may need files that nobody knew of, or cannot be copied
         return _contents(where, _head(where), scene, z)
 
 
@@ -223,12 +227,15 @@ def _contents(
     path: Path, head: bytes, scene: int | None, z: int | None, shown: str = ""
 ) -> Contents:
     refusals: list[tuple[str, WsisegError]] = []
-    for candidate in _candidates(path, head):
-        try:
-            return candidate.open(path, scene, z)
-        except DECODE_ERRORS as error:
-            refusals.append((candidate.name, _ours(error)))
-    raise _refused(shown or str(path), head, refusals)
+    try:
+        for candidate in _candidates(path, head):
+            try:
+                return candidate.open(path, scene, z)
+            except DECODE_ERRORS as error:
+                refusals.append((candidate.name, _ours(error)))
+        raise _refused(shown or str(path), head, refusals)
+    finally:
+        refusals.clear()  # they hold this frame, and with it whatever the caller will close
 
 
 def _ours(error: Exception) -> WsisegError:
@@ -313,7 +320,7 @@ def _given_mpp(mpp: float | Sequence[float] | None) -> tuple[float, float] | Non
 
 
 _reopened: OrderedDict[tuple[Any, ...], Slide] = OrderedDict()
-_reopened_lock = Lock()
+_reopened_lock = RLock()
 
 
 def _reopen(
@@ -344,3 +351,9 @@ def _state(path: str) -> tuple[int, int, int]:
         return (found.st_mtime_ns, found.st_size, found.st_ino)
     except OSError:
         return (0, 0, 0)
+
+
+def _forget_reopened() -> None:
+    with _reopened_lock:
+        _reopened.clear()
+    gc.collect()  # slides whose reading has failed may be held by the errors

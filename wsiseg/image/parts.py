@@ -25,9 +25,9 @@ def members_of(path: Place) -> list[Member]:
         inside = _walked(folder)
         return [_member(path), *(_in(folder, name, *look) for name, look in inside.items())]
     if path.suffix.lower() in (".vms", ".vmu"):  # a text that names its images
-        text = _head(path).decode("latin-1")
-        named = [p for p in beside(path) if p.name != path.name and p.name in text]
-        return [_member(path), *map(_member, named)]
+        lines = _head(path).decode("latin-1").splitlines()
+        named = {line.partition("=")[2].strip() for line in lines}
+        return [_member(path), *(_member(p) for p in beside(path) if p.name in named)]
     return [_member(path), *(_member(p) for p in series_of(path) if p.name != path.name)]
 
 

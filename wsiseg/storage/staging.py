@@ -22,15 +22,15 @@ import os
 import shutil
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from wsiseg.atomic import atomic_write, make_folder, writing
-from wsiseg.errors import SettingsError, UnreadableSlideError
+from wsiseg.atomic import atomic_write, make_folder
+from wsiseg.errors import OutputError, SettingsError, UnreadableSlideError, WsisegError
 from wsiseg.pulse import beat
 from wsiseg.storage.remote import UrlPath
 
@@ -93,9 +93,12 @@ class Staging:
         make_folder(path)
         return cls(path, limit or _bound(path))
 
-    def copy(self, members: Sequence[Member], where: str) -> Staged:
+    def copy(
+        self, members: Sequence[Member], where: str, on_full: Callable[[], None] = lambda: None
+    ) -> Staged:
         """A copy of the slide at ``where``, of which ``members[0]`` is the file that is opened.
 
+        ``on_full`` is called where copies in use leave no room: it may let go of some.
         Copies that are there are compared with their checksums first. Raises SettingsError for a
         slide larger than the bound, UnreadableSlideError where it cannot be read or no room
         becomes free, OutputError where the folder cannot be written.
@@ -113,7 +116,7 @@ class Staging:
         parts = [where, *([m.name, m.size, m.mark] for m in members)]
         entry = self.folder / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
         deadline = time.monotonic() + PATIENCE_S
-        with writing(self.folder):
+        with _writing(self.folder):
             while True:
                 held = self._claimed(entry, size)
                 if isinstance(held, tuple):
@@ -125,6 +128,8 @@ class Staging:
                 elif time.monotonic() > deadline:
                     full = OSError(errno.ETIMEDOUT, "all copies are in use", str(self.folder))
                     raise UnreadableSlideError(f"{where}: no room in {self.folder}") from full
+                else:
+                    on_full()
                 time.sleep(0.2)
 
     def _claimed(self, entry: Path, size: int) -> tuple[int, bool] | str:
@@ -190,6 +195,30 @@ class Staging:
                 os.close(held)
                 total -= sizes[path]
         return total + size <= self.limit
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Turn an OSError of the block, unless it is one of ours, into an OutputError."""
+    try:
+        yield
+    except OutputError as error:
+        raise _no_room(folder, error) from error
+    except WsisegError:
+        raise
+    except OSError as error:
+        raise _no_room(folder, error) from error
+
+
+def _no_room(folder: Path, error: OSError) -> OutputError:
+    number = error.errno or 0
+    name = errno.errorcode.get(number, type(error).__name__)
+    found = OutputError(
+        f"cannot copy slides to {folder}: {os.strerror(number)} ({name}): free some space, or "
+        f"choose another folder (staging of a batch, {FOLDER_VARIABLE})"
+    )
+    found.errno = error.errno
+    return found
 
 
 def _fill(entry: Path, members: Sequence[Member]) -> None:
