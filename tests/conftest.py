@@ -276,3 +276,28 @@ def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Bucket]:
     yield made
     made.vanish()
     backends.get_backend("s3").reset()
+
+
+@pytest.fixture
+def group_of() -> Iterator[Callable[[int], Callable[[], None]]]:
+    """Makes a control group of so many bytes of memory; what it gives moves its caller there.
+
+    Where that is not permitted, skips and says so.
+    """
+    made: list[Path] = []
+
+    def make(limit: int) -> Callable[[], None]:
+        for top, name in (("memory", "memory.limit_in_bytes"), ("", "memory.max")):
+            group = Path("/sys/fs/cgroup", top, f"wsiseg-test-{os.getpid()}")
+            try:
+                group.mkdir()
+                made.append(group)
+                (group / name).write_text(str(limit))
+            except OSError:
+                continue
+            return lambda group=group: (group / "cgroup.procs").write_text(str(os.getpid()))
+        pytest.skip("no control group can be made here")
+
+    yield make
+    for group in made:
+        group.rmdir()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 
 from wsiseg import cores as module
 from wsiseg.cores import cores
-from wsiseg.limits import cores_limit, free_memory, memory_limit
+from wsiseg.limits import cores_limit, free_memory, memory_kills, memory_limit
 
 GB = 1 << 30
 V2 = "31 23 0:28 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
@@ -80,6 +79,15 @@ def test_of_a_group_that_is_not_to_be_seen_the_mounted_one_counts(own: str, tmp_
     assert cores_limit(root) is None
 
 
+@pytest.mark.parametrize(("mounts", "name"), [(V2, "memory.events"), (V1, "memory.oom_control")])
+def test_kills_for_memory_are_counted(mounts: str, name: str, tmp_path: Path) -> None:
+    top = "" if mounts == V2 else "memory/"
+    files: dict[str, object] = {f"{top}x/{name}": "oom_kill_disable 0\noom 3\noom_kill 2"}
+    root = tree(tmp_path, mounts.format(top="/"), "4:memory:/x\n0::/x\n", files)
+    assert memory_kills(root) == 2
+    assert memory_kills(tmp_path / "nothing") == 0
+
+
 def test_without_groups_there_is_no_limit(tmp_path: Path) -> None:
     assert memory_limit(tmp_path) is cores_limit(tmp_path) is None
     assert free_memory(tmp_path) > 0
@@ -92,32 +100,14 @@ def test_cores_are_no_more_than_the_group_may_use(monkeypatch: Any) -> None:
         assert cores() == expected
 
 
-def test_the_limit_of_a_real_group_is_seen() -> None:
-    group = next((g for g in real_groups() if g), None)
-    if group is None:
-        pytest.skip("no control group can be made here")
-    code = "from wsiseg.limits import *; print(memory_limit(), free_memory())"
-    join = f"import os; open({str(group / 'cgroup.procs')!r}, 'w').write(str(os.getpid()))\n"
-    try:
-        found = subprocess.run([sys.executable, "-c", join + code], capture_output=True, text=True)
-        assert found.returncode == 0, found.stderr
-        limit, free = map(int, found.stdout.split())
-        assert limit == GB
-        assert free < GB
-    finally:
-        group.rmdir()
-
-
-def real_groups() -> Any:
-    """A new group of 1 GB, made the way of version 1 or 2; None where that is not permitted."""
-    for top, name in (("memory", "memory.limit_in_bytes"), ("", "memory.max")):
-        group = Path("/sys/fs/cgroup", top, f"wsiseg-test-{os.getpid()}")
-        try:
-            group.mkdir()
-            (group / name).write_text(str(GB))
-        except OSError:
-            with suppress(OSError):
-                group.rmdir()
-            yield None
-            continue
-        yield group
+def test_the_limit_of_a_real_group_is_seen(group_of: Any) -> None:
+    words = [
+        sys.executable,
+        "-c",
+        "from wsiseg.limits import *; print(memory_limit(), free_memory())",
+    ]
+    join = group_of(GB)
+    found = subprocess.run(words, capture_output=True, text=True, preexec_fn=join, check=True)
+    limit, free = map(int, found.stdout.split())
+    assert limit == GB
+    assert free < GB

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["cores_limit", "free_memory", "memory_limit"]
+__all__ = ["cores_limit", "free_memory", "memory_kills", "memory_limit"]
 
 _ROOT = Path("/")
 _NO_LIMIT = 1 << 60  # version 1 has no word for none, but a number beyond all machines
@@ -34,6 +34,16 @@ def free_memory(root: Path = _ROOT) -> int:
         if limit is not None:
             free = min(free, max(0, limit - used))
     return free
+
+
+def memory_kills(root: Path = _ROOT) -> int:
+    """How many processes of its group the system has killed so far for want of memory."""
+    for group in _groups("memory", root)[:1]:
+        for name in ("memory.events", "memory.oom_control"):
+            with suppress(OSError, ValueError, StopIteration):
+                lines = (group / name).read_text().splitlines()
+                return int(next(line for line in lines if line.startswith("oom_kill ")).split()[1])
+    return 0
 
 
 def cores_limit(root: Path = _ROOT) -> float | None:

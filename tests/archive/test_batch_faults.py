@@ -56,7 +56,7 @@ def test_bad_slides_fail_each_with_its_code_and_the_others_finish(
     os.mkfifo(many / "pipe.tiff")
     without_mpp(many / "no-mpp.tiff")
     out = tmp_path / "out"
-    policy = ("--workers", 3, "--timeout", 20, "--attempts", 2)
+    policy = ("--workers", 3, "--timeout", 8, "--attempts", 2)
     config = tmp_path / "job.toml"
     config.write_text("[batch]\nbackoff_s = 0.1\n")
     done = kit.batch(many, out, "--config", config, *policy)
@@ -134,6 +134,19 @@ def test_exhausted_memory_fails_the_slide_and_no_other(
 
 
 @pytest.mark.timeout(300)
+def test_whom_the_system_kills_for_the_memory_of_its_group_has_failed_for_memory(
+    many: Path, tmp_path: Path, truth: Truth, poison: Poison, group_of: Any, kit: Any
+) -> None:
+    poison(many, "memory")
+    out, join = tmp_path / "out", group_of(1200 << 20)
+    done = kit.batch(many, out, "--attempts", 2, preexec_fn=join)
+    assert done.returncode == FAILED
+    slides = kit.status(out)
+    assert (slides["memory"]["state"], slides["memory"]["code"]) == ("failed", "out-of-memory")
+    kit.all_as_undisturbed(out, truth)
+
+
+@pytest.mark.timeout(300)
 def test_a_worker_that_is_stopped_for_ever_is_killed_and_its_slide_run_again(
     one_big: tuple[Path, Path], tmp_path: Path, truth: Truth, kit: Any
 ) -> None:
@@ -144,7 +157,7 @@ def test_a_worker_that_is_stopped_for_ever_is_killed_and_its_slide_run_again(
     worker.send_signal(signal.SIGSTOP)
     assert process.wait(120) == 0
     assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
-    assert kit.records(out)["big"].attempts == 2
+    assert kit.records(out)["big"].attempts >= 2
     assert kit.records(out)["big"].resumed > 2
     kit.all_as_undisturbed(out, truth)
 
@@ -165,7 +178,7 @@ def kill_workers(seed: int, one_big: tuple[Path, Path], out: Path, truth: Truth,
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(1))
 def test_killed_workers_cost_no_finished_region(
     seed: int, one_big: tuple[Path, Path], tmp_path: Path, truth: Truth, kit: Any
 ) -> None:
@@ -174,7 +187,7 @@ def test_killed_workers_cost_no_finished_region(
 
 @pytest.mark.soak
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("seed", range(2, 22))
+@pytest.mark.parametrize("seed", range(1, 21))
 def test_twenty_times_killed_workers_cost_no_finished_region(
     seed: int, one_big: tuple[Path, Path], tmp_path: Path, truth: Truth, kit: Any
 ) -> None:

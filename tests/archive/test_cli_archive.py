@@ -126,6 +126,13 @@ def test_a_manifest_of_a_folder_can_be_run(small_slides: Path, tmp_path: Path, k
     assert "3 are to be run" in dry.stdout
 
 
+def test_no_name_of_a_file_commands_the_terminal(tmp_path: Path, kit: Any) -> None:
+    (tmp_path / "m.csv").write_text("slide_id,path\na,x\x1b[31m.svs\nA,y.svs\n")
+    said = kit.batch(tmp_path / "m.csv", tmp_path / "out").stderr
+    assert "x?[31m.svs" in said
+    assert "\x1b" not in said
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

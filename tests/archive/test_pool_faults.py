@@ -65,6 +65,19 @@ def test_a_process_in_uninterruptible_sleep_stalls(tmp_path: Path) -> None:
             process.wait()
 
 
+def test_who_is_killed_for_memory_is_told_from_who_is_killed(
+    silent: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kills = iter([0, 1, 1])
+    monkeypatch.setattr(pool, "memory_kills", lambda: next(kills))
+    monkeypatch.setattr(child, "_COMMAND", ["sh", "-c", "kill -9 $$"])
+    monkeypatch.setattr(Processes, "PATIENCE_S", 20.0)
+    made = Processes(1, 20.0)
+    codes = [end_of(made, tmp_path).fault for _ in range(2)]
+    assert [fault.code for fault in codes if fault] == ["out-of-memory", "quarantine"]
+    made.close()
+
+
 def test_a_process_that_cannot_be_started_now_is_a_fault_to_try_again(
     silent: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

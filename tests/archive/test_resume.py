@@ -17,6 +17,7 @@ from wsiseg.archive.records import Record
 from wsiseg.archive.request import Request
 from wsiseg.archive.resume import records_of
 from wsiseg.archive.rows import SlideRow
+from wsiseg.archive.stamp import Unreachable
 from wsiseg.errors import ForeignFolderError
 
 
@@ -88,8 +89,23 @@ def test_a_share_that_is_not_mounted_fails_what_is_not_done_for_this_time_only(
 ) -> None:
     empty_mount(archive)
     found = archive.look()
-    assert (found["b"].state, found["b"].code) == ("failed", "input-io")
+    assert (found["b"].state, found["b"].code) == ("failed", "missing-file")
+    assert "not mounted" in (found["b"].message or "")
     (archive.inputs / "b.tif").write_text("b")
+    assert archive.look()["b"].state == "pending"
+
+
+def test_storage_that_fails_does_not_make_a_slide_missing(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(paths: Any, **_: Any) -> Any:
+        return [Unreachable("ESTALE") for _ in paths]
+
+    with monkeypatch.context() as broken:
+        broken.setattr(resume, "stamps_of", fails)
+        found = archive.look()
+    assert found["a"].state == "done"
+    assert (found["b"].state, found["b"].code, found["b"].cause) == ("failed", "input-io", "ESTALE")
     assert archive.look()["b"].state == "pending"
 
 
@@ -111,10 +127,10 @@ def test_names_of_files_bring_no_control_characters_into_messages(archive: Archi
 def test_a_slide_with_which_every_batch_dies_is_run_alone_then_convicted(
     archive: Archive,
 ) -> None:
-    for death in range(1, 10):
+    for death in range(1, 31):
         archive.known["b"] = archive.known["b"].to("running")  # and the batch is no more
         found = archive.look(attempts=3)["b"]
-        assert (found.state, found.lost) == (("pending", death) if death < 9 else ("failed", 0))
+        assert (found.state, found.lost) == (("pending", death) if death < 30 else ("failed", 0))
     assert (found.code, found.cause) == ("quarantine", "batch died")
     assert archive.look()["b"].state == "failed"
     again = archive.look(retry_failed=True)["b"]
@@ -124,7 +140,7 @@ def test_a_slide_with_which_every_batch_dies_is_run_alone_then_convicted(
 def test_deaths_do_not_count_while_regions_are_stored_in_between(archive: Archive) -> None:
     regions = archive.folder.slide("b") / ".wsiseg" / "regions"
     regions.mkdir(parents=True)
-    for death in range(20):
+    for death in range(40):
         (regions / f"{death:08}.wsr").touch()
         archive.known["b"] = archive.known["b"].to("running")
         found = archive.look()["b"]
@@ -132,7 +148,7 @@ def test_deaths_do_not_count_while_regions_are_stored_in_between(archive: Archiv
 
 
 def test_preemptions_are_no_deaths(archive: Archive) -> None:
-    for _ in range(20):
+    for _ in range(40):
         archive.known["b"] = archive.known["b"].to("running").to("preempted")
         found = archive.look()["b"]
         assert (found.state, found.lost) == ("pending", 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import selectors
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from wsiseg.archive.faults import Fault, death
 from wsiseg.archive.stall import storage_stalls
 from wsiseg.archive.tasks import Event, Task
 from wsiseg.cores import cores
+from wsiseg.limits import memory_kills
 
 __all__ = ["Pool", "Processes"]
 
@@ -72,6 +74,7 @@ class Processes:
         self._selector = selectors.DefaultSelector()
         self._stopping = False
         self._unstarted: list[Event] = []
+        self._memory_kills = memory_kills()
 
     @property
     def room(self) -> int:
@@ -177,7 +180,16 @@ class Processes:
         if self._stopping:
             yield Event("stopped", task.slide_id)
         else:
-            yield Event("failed", task.slide_id, fault=death(status))
+            yield Event("failed", task.slide_id, fault=self._death(status))
+
+    def _death(self, status: int) -> Fault:
+        """The fault of a process that ended; the system tells whom it has killed for memory."""
+        kills = memory_kills() if status == -signal.SIGKILL else self._memory_kills
+        if kills <= self._memory_kills:
+            return death(status)
+        self._memory_kills += 1
+        message = "the system killed its process, since memory was exhausted"
+        return Fault("out-of-memory", "SIGKILL", message, again=True)
 
     def _overdue(self) -> Iterator[Event]:
         now = time.monotonic()

@@ -31,7 +31,7 @@ CODES = {
     "input-io": "the storage of the slide failed, in every attempt",
     "input-changed": "the slide was replaced while it was read, in every attempt",
     "cluster": "no scheduler with a worker answered at the address of --scheduler",
-    "worker": "worker processes cannot start: the installation is not complete",
+    "worker": "worker processes cannot start: the installation is not complete, or the system full",
     "locked": "another run is at work in its folder",
     "disk-full": "the archive's disk or quota is full",
     "read-only": "the archive cannot be written",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from itertools import compress
+from itertools import chain, compress
 
 from wsiseg.archive.book import is_intact
 from wsiseg.archive.faults import AGAIN_NEXT_TIME, Fault, fault_of, shown
@@ -15,7 +15,7 @@ from wsiseg.archive.folder import ArchiveFolder
 from wsiseg.archive.records import Record, now
 from wsiseg.archive.request import Request
 from wsiseg.archive.rows import SlideRow
-from wsiseg.archive.stamp import Look, Stamp, hash_of, stamps_of
+from wsiseg.archive.stamp import EMPTY, Look, Stamp, hash_of, stamps_of
 from wsiseg.engine.store import WORK
 from wsiseg.errors import ForeignFolderError
 
@@ -24,8 +24,11 @@ __all__ = ["left_behind", "records_of", "waiting"]
 _log = logging.getLogger(__name__)
 
 _LOOKS = 16  # at once: a network file system answers many as fast as one
+_SHARE = 64  # slides that a thread looks at in a row
 _GONE = "its input is not to be seen now"
-_DEATHS = 3  # times the attempts: so many batches died with a slide before it is to blame
+# times the attempts: so many batches die with a slide before it is to blame; many, since those who
+# kill batches for reasons of their own must convict nobody, and it comes last and alone anyway
+_DEATHS = 10
 
 
 def records_of(
@@ -106,8 +109,11 @@ def _begun(request: Request, row: SlideRow, look: Look, old: Record | None, shar
 def _done(records: Sequence[Record], intact: Callable[[Record], bool]) -> set[str]:
     """Ids of those that are done, and whose files are there."""
     done = [record for record in records if record.state == "done"]
+    size = max(1, min(_SHARE, len(done) // _LOOKS))
+    shares = [done[i : i + size] for i in range(0, len(done), size)]
     with ThreadPoolExecutor(_LOOKS) as pool:
-        return {record.slide_id for record in compress(done, pool.map(intact, done))}
+        found = pool.map(lambda share: [r.slide_id for r in share if intact(r)], shares)
+        return set(chain.from_iterable(found))
 
 
 def _as_it_stands(
@@ -147,9 +153,11 @@ def _warned(record: Record, look: Look) -> Record:
 
 
 def _unseen(record: Record, look: Look) -> Fault:
-    if look is None:
-        return Fault("missing-file", "FileNotFoundError", shown(f"{record.path}: no such file"))
     assert not isinstance(look, Stamp)
+    if look is None or look.reason == EMPTY:  # either way it is looked for again next time
+        hint = f" ({look.reason})" if look else ""
+        message = shown(f"{record.path}: no such file{hint}")
+        return Fault("missing-file", "FileNotFoundError", message)
     message = shown(f"{record.path}: its storage does not answer ({look.reason})")
     return Fault("input-io", look.reason, message)
 

@@ -23,7 +23,10 @@ from wsiseg.image.parts import series_uid
 from wsiseg.storage.remote import Info, UrlPath
 from wsiseg.storage.url import is_url, parent_of
 
-__all__ = ["Look", "Stamp", "Unreachable", "hash_of", "stamps_of"]
+__all__ = ["EMPTY", "Look", "Stamp", "Unreachable", "hash_of", "stamps_of"]
+
+EMPTY = "an empty folder, perhaps not mounted"
+"""Reason of an input that is missing below a folder that holds nothing at all."""
 
 _LOOKS = 16  # at once: a network file system answers many as fast as one
 _SHARE = 64  # files that a thread looks at in a row
@@ -231,7 +234,7 @@ def _absent(path: str, error: OSError) -> Unreachable | None:
         while not folder.is_dir():
             folder = folder.parent
         with os.scandir(folder) as inside:
-            return None if any(inside) else Unreachable("an empty folder, perhaps not mounted")
+            return None if any(inside) else Unreachable(EMPTY)
     except OSError as fault:
         return Unreachable(_kind(fault, path))
 

@@ -76,7 +76,8 @@ def root(
 
 
 def _failed(error: WsisegError) -> int:
-    say(f"wsiseg: {error}")
+    # names of files may hold what a terminal would obey
+    say("wsiseg: " + "".join(c if c.isprintable() or c == "\n" else "?" for c in str(error)))
     if isinstance(error, LockedError):
         return LOCKED
     return USAGE if isinstance(error, SettingsError) else FAILED

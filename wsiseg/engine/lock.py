@@ -215,7 +215,7 @@ def clear(
 
 
 def identity(token: str) -> dict[str, Any]:
-    """This process as a record for locks elsewhere: host, boot, pid, start, ``token``, since."""
+    """A record of this process for locks elsewhere: host, boot, pid, start, ``token``, since."""
     return asdict(_own_record(token))
 
 
