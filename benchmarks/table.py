@@ -66,9 +66,16 @@ def decode(told: Told) -> str:
 
 def polygons(told: Told) -> str:
     group = "polygons and measurements"
-    rates = [told["groups"][g]["wsiseg"]["objects_per_s"] for g in (group, f"{group}, crowded")]
-    biopsy, crowded = (rate / 1000 for rate in rates)
-    return f"{biopsy:.0f} k/s on the biopsy, {crowded:.0f} k/s where nuclei are crowded"
+    both = [told["groups"][name] for name in (group, f"{group}, crowded")]
+
+    def rates(call: str) -> str:
+        biopsy, crowded = (rows[call]["objects_per_s"] / 1000 for rows in both)
+        return f"{biopsy:.0f} k/s on the biopsy, {crowded:.0f} k/s where nuclei are crowded"
+
+    plain = "wsiseg, without moments"
+    if plain not in both[0]:
+        return rates("wsiseg")
+    return f"{rates('wsiseg')}; without moments of shape and colour {rates(plain)}"
 
 
 def reading(told: Told) -> str:

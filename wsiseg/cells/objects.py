@@ -211,14 +211,12 @@ def _boxes(runs: NDArray[np.int32], offsets: NDArray[np.int64]) -> NDArray[np.in
     n = runs.shape[1] - 1
     boxes = np.empty((2, offsets.size - 1, n), dtype=np.int32)
     for i in range(offsets.size - 1):
-        start, stop = boxes[0, i], boxes[1, i]
-        start[:] = runs[offsets[i], :n]
-        stop[:] = start
-        for r in range(offsets[i], offsets[i + 1]):
-            for a in range(n):
+        for a in range(n):
+            start = stop = runs[offsets[i], a]
+            for r in range(offsets[i], offsets[i + 1]):
                 length = runs[r, n] if a == n - 1 else np.int32(1)
-                start[a] = min(start[a], runs[r, a])
-                stop[a] = max(stop[a], runs[r, a] + length)
+                start, stop = min(start, runs[r, a]), max(stop, runs[r, a] + length)
+            boxes[0, i, a], boxes[1, i, a] = start, stop
     return boxes
 
 
