@@ -81,6 +81,24 @@ def test_every_error_has_its_code(error: Exception, code: str, again: bool, arch
     assert found.message
 
 
+@pytest.mark.parametrize(
+    ("cause", "code", "again"),
+    [
+        ("SIGSEGV", "quarantine", False),
+        ("timeout", "timeout", False),
+        ("SIGKILL", "quarantine", True),
+    ],
+)
+def test_a_convicted_region_is_final_unless_memory_may_have_run_out(
+    cause: str, code: str, again: bool
+) -> None:
+    error = RegionError("region (0, 0) kills its process")
+    error.cause = cause
+    found = fault_of(error)
+    assert (found.code, found.cause, found.again) == (code, cause, again)
+    assert "region (0, 0)" in found.message
+
+
 def test_deaths_are_named_by_their_signal() -> None:
     assert death(-signal.SIGSEGV).cause == "SIGSEGV"
     assert "memory" in death(-signal.SIGKILL).message

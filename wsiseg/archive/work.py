@@ -63,9 +63,7 @@ class Models:
         return rest | {"model": self._kept[1]}
 
 
-def segment_slide(
-    task: Task, models: Models, show: OnProgress, threads: Threads
-) -> dict[str, Any]:
+def segment_slide(task: Task, models: Models, show: OnProgress, threads: Threads) -> dict[str, Any]:
     """Segment a slide into its run folder; what its record should say.
 
     ``threads`` run its regions, unless the task says that its job decides.

@@ -11,7 +11,9 @@ from wsiseg.errors import SettingsError
 __all__ = ["AsJson", "Mpp", "Plane", "Quiet", "Rename", "Resume", "Scene", "SlideArgument"]
 __all__ += ["given", "renames"]
 
-SlideArgument = Annotated[str, typer.Argument(help="Slide: SVS, NDPI, MRXS, TIFF, ..., or s3://...")]
+SlideArgument = Annotated[
+    str, typer.Argument(help="Slide: SVS, NDPI, MRXS, TIFF, ..., or s3://...")
+]
 Mpp = Annotated[
     float | None, typer.Option(help="µm per pixel of level 0, overriding the file's metadata.")
 ]

@@ -34,10 +34,10 @@ def regions_to_do(
 ) -> Tiles:
     """Regions that see an active patch, in row-major order; the others hold nothing."""
     core = patch_grid(space, spec).tile
-    seen = active.astype(np.int64)
+    seen = active.astype(np.int32)
     for axis, sides in enumerate(zip(grid.shape, grid.tile, core, strict=True)):
         first, last = _patches_under(*sides, grid.halo)
-        sums = np.insert(np.cumsum(seen, axis), 0, 0, axis)
+        sums = np.insert(np.cumsum(seen, axis, dtype=np.int32), 0, 0, axis)
         seen = sums.take(last, axis) - sums.take(first, axis)
     return Tiles(grid, np.flatnonzero(seen))
 
