@@ -66,6 +66,7 @@ def while_handling(error: Exception, context: BaseException) -> Exception:
             *("out-of-memory", True, False),
         ),
         (because(UnreadableSlideError("m"), OSError(errno.EIO, "m")), "input-io", True, False),
+        (because(UnreadableSlideError("m"), OSError(errno.EACCES, "m")), "input-io", True, False),
         (because(RegionError("m"), MemoryError()), "out-of-memory", True, False),
         (output_error(OSError(errno.ENOSPC, "m"), "x"), "disk-full", True, True),
         (output_error(OSError(errno.EDQUOT, "m"), "x"), "disk-full", True, True),

@@ -39,8 +39,9 @@ _LONGEST = 600  # characters of a message
 _BYTES = re.compile(r"""b(?:'[^']*'|"[^"]*")""")  # bytes of a file, as Python shows them
 _STORAGE = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN}
 _STORAGE |= {errno.ECONNRESET, errno.ENODEV, errno.ENXIO, errno.EMFILE, errno.ENFILE}
+_REFUSED = {errno.EACCES, errno.EPERM}  # to read: a permission, or credentials that have expired
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+_CLOSED = {errno.EROFS, *_REFUSED}
 
 
 class InputChangedError(WsisegError, OSError):
@@ -94,7 +95,7 @@ def fault_of(error: BaseException) -> Fault:
     if isinstance(error, UnreadableSlideError):
         if errno.ENOENT in numbers and len(chain) == 2:
             return Fault("missing-file", "FileNotFoundError", told(error))
-        if numbers & _STORAGE:
+        if numbers & (_STORAGE | _REFUSED):
             return Fault("input-io", _name(chain[-1]), told(error), again=True)
     if isinstance(error, ClusterError):
         return Fault("cluster", _name(chain[-1]), told(error), again=True, archive=True)
