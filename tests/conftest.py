@@ -115,11 +115,14 @@ class DaskCluster:
         self._options = options
         self.address = f"{protocol}://127.0.0.1:{self.port}"
         self.workers: list[subprocess.Popen[bytes]] = []
-        self.scheduler = self._dask("scheduler", "--port", str(self.port), "--no-dashboard")
+        self.scheduler = self._dask(
+            *("scheduler", "--port", str(self.port), "--no-dashboard"),
+            *("--idle-timeout", "600"),  # also where the tests themselves are killed
+        )
 
     def worker(self, *options: str, **env: str) -> subprocess.Popen[bytes]:
         """Start a worker; by default of one thread, and none takes its place when it dies."""
-        how = ("--nworkers", "1", "--no-dashboard", "--no-nanny", *options)
+        how = ("--nworkers", "1", "--no-dashboard", "--no-nanny", "--death-timeout", "60", *options)
         how += () if "--nthreads" in options else ("--nthreads", "1")
         self.workers.append(self._dask("worker", self.address, *how, **env))
         return self.workers[-1]
