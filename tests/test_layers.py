@@ -24,7 +24,6 @@ LAYERS = [
     {"export", "training"},
     {"run"},
     {"archive"},
-    {"cli_archive"},
     {"cli"},
 ]
 COMMANDS = {f"cli.{path.stem}" for path in (ROOT / "cli").glob("*.py")}
@@ -43,7 +42,7 @@ WALLS = {
     "pydicom": {"image.formats.dicom"},
     "tifffile": {"image.formats.tiff", "image.labels", "synth.pyramid"},
     "zarr": {"image.formats.ome_zarr", "image.views", "image.slide"},  # the last for types only
-    "typer": COMMANDS | {"cli_archive"},
+    "typer": COMMANDS,
     "rich": {"cli.progress"},
 }
 LIGHT = ("torch", "geopandas", "pandas", "dask", "distributed", "zarr", "numba", "pyarrow", "cv2")
@@ -102,7 +101,7 @@ def test_only_the_command_line_prints() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"
     }
-    assert calls <= COMMANDS | {"cli_archive"}
+    assert calls <= COMMANDS
 
 
 @pytest.mark.parametrize("module", ["wsiseg", "wsiseg.cli"])

@@ -1,4 +1,4 @@
-"""The command line: a file per command; with ``cli_archive`` all that prints.
+"""The command line: a file per command; all that prints is here.
 
 Results go to standard output, progress and messages to standard error. Exit codes: 0 done,
 1 failed, 2 wrong usage, 75 another run is in the folder, 130 interrupted, 143 terminated.

@@ -8,7 +8,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from wsiseg import cli_archive
+from wsiseg.cli.archive import manifest, status, verify
+from wsiseg.cli.batch import batch
 from wsiseg.cli.dataset import dataset
 from wsiseg.cli.demo import demo
 from wsiseg.cli.evaluate import evaluate
@@ -31,7 +32,10 @@ app = typer.Typer(
 app.command()(segment)
 app.command()(info)
 app.command()(demo)
-cli_archive.register(app)
+app.command()(batch)
+app.command()(status)
+app.command()(verify)
+app.command()(manifest)
 app.command()(evaluate)
 app.command()(train)
 app.add_typer(dataset, name="dataset")

@@ -30,4 +30,4 @@ def say_licence(model: str | Path | None) -> None:
 
 def show_json(found: Any) -> None:
     """A result for programs."""
-    print(json.dumps(found, indent=2, ensure_ascii=False))
+    print(json.dumps(found, indent=2))  # in ASCII, so that any name can be printed

@@ -1,39 +1,27 @@
-"""Commands for archives of many slides: batch, status, verify, manifest.
+"""``wsiseg batch``: an archive of slides.
 
-Exit codes of ``batch``: 0 all slides are done, 1 some have failed (now or earlier) or were left,
-2 wrong usage, 75 another batch is at work in the archive, 130 interrupted, 143 terminated.
+Exit codes: 0 all slides are done, 1 some have failed (now or earlier) or were left, 2 wrong usage,
+75 another batch is at work in the archive, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
 
 import json
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wsiseg.cli.options import AsJson, Quiet, Resume
+from wsiseg.cli.say import FAILED, say, say_licence, show_json
 from wsiseg.errors import SettingsError
 
 if TYPE_CHECKING:
     from wsiseg.archive.batch import Outcome
     from wsiseg.archive.records import Record
 
-__all__ = ["register"]
-
-FAILED = 1
-_TELL_S = 5.0
-
-Archive = Annotated[str, typer.Argument(help="Archive: the --out of wsiseg batch.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    for command in (batch, status, verify, manifest):
-        app.command()(command)
+__all__ = ["batch"]
 
 
 def batch(
@@ -92,11 +80,9 @@ def batch(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what there is to do; writes nothing.")
     ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume/--fresh", help="Go on with what is there, or start over.")
-    ] = True,
+    resume: Resume = True,
     log: Annotated[str, typer.Option(help="Lines of progress: text or json.")] = "text",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Segment an archive of slides: nothing is lost, and no bad slide stops the others."""
@@ -126,87 +112,27 @@ def batch(
         _estimate(request, out, as_json)
         return
     if not quiet:
-        _say_licence(request.model)
+        say_licence(request.model)
     if quiet:
         outcome = run_stoppable(request, out)
     else:
-        outcome = run_stoppable(request, out, _teller(log, len(request.rows)), _say)
+        outcome = run_stoppable(request, out, _teller(log, len(request.rows)), say)
     if as_json:
-        print(json.dumps(_plain(outcome), indent=2))
+        show_json(_plain(outcome))
     elif not quiet:
         print(_summary(outcome))
     if not outcome.ok:
         raise typer.Exit(FAILED)
 
 
-def status(
-    archive: Archive,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Show it anew every 2 s until the batch ends.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Say how far an archive is: what is done, at work, failed, and why."""
-    from wsiseg.archive.look import status_of
-    from wsiseg.archive.status_text import status_lines
-
-    while True:
-        found, holders = status_of(archive)
-        found["at_work"] = holders  # a batch that died has left its own name in the file
-        shown = json.dumps(found) if as_json else "\n".join(status_lines(found, holders))
-        print(shown, flush=True)
-        if not (watch and holders):
-            return
-        time.sleep(2)
-
-
-def verify(archive: Archive, as_json: AsJson = False) -> None:
-    """Check every file of an archive against its hash; exit code 1 where one is damaged."""
-    from dataclasses import asdict
-
-    from wsiseg.archive.check import verdict_text, verify_archive
-
-    found = verify_archive(archive, _every(_TELL_S, "{:,} of {:,} files are checked"))
-    print(json.dumps(asdict(found), indent=2) if as_json else verdict_text(found))
-    if not found.sound:
-        raise typer.Exit(FAILED)
-
-
-def manifest(
-    source: Annotated[str, typer.Argument(help="Folder or pattern of slides, or its URL.")],
-    out: Annotated[Path, typer.Option(help="Manifest to write: .csv, .parquet or .jsonl.")] = Path(
-        "manifest.csv"
-    ),
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a manifest; known slides keep their ids.")
-    ] = False,
-) -> None:
-    """Write a manifest of the slides of a folder, to be edited and given to wsiseg batch."""
-    from wsiseg.archive.manifest import write_manifest
-    from wsiseg.archive.scan import rows_of
-
-    count = write_manifest(rows_of(source), out, overwrite=overwrite)
-    print(f"{out}: {count:,} slides; next: wsiseg batch {out} --out archive --dry-run")
-
-
-def _every(seconds: float, text: str) -> Callable[[int, int], None]:
-    """Says how far something is on standard error, but not more often than that."""
-    last = time.monotonic()
-
-    def tell(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= seconds:
-            last = time.monotonic()
-            _say(text.format(done, total))
-
-    return tell
-
-
 def _estimate(request: Any, out: str, as_json: bool) -> None:
     from wsiseg.archive.estimate import estimate, estimate_json, estimate_text
 
     found = estimate(request, out)
-    print(json.dumps(estimate_json(found), indent=2) if as_json else estimate_text(found))
+    if as_json:
+        show_json(estimate_json(found))
+    else:
+        print(estimate_text(found))
 
 
 def _teller(log: str, slides: int) -> Callable[[Record], None]:
@@ -220,9 +146,9 @@ def _teller(log: str, slides: int) -> Callable[[Record], None]:
         ended += record.state in ("done", "failed")
         if log == "json":
             shown = {k: v for k, v in record.plain().items() if v not in (None, "", [], {})}
-            _say(json.dumps(shown))
+            say(json.dumps(shown))
         elif record.state != "running":
-            _say(f"[{ended:,} of {slides:,}] {change_text(record)}")
+            say(f"[{ended:,} of {slides:,}] {change_text(record)}")
 
     return tell
 
@@ -261,16 +187,3 @@ def _memory(text: str | None) -> int | None:
     from wsiseg.run.job import parse_memory
 
     return parse_memory(text) if text else None
-
-
-def _say_licence(model: str) -> None:
-    from dataclasses import asdict
-
-    from wsiseg.model.zoo import model_info
-    from wsiseg.run.info import licence_text
-
-    _say(licence_text(asdict(model_info(model))))
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
