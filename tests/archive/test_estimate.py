@@ -79,3 +79,4 @@ def test_nothing_to_do_needs_no_pool(tmp_path: Path) -> None:
     found = estimate(Request.of(rows, model="hematoxylin"), tmp_path / "out", pool=Measured())
     assert (found.to_run, found.minutes, found.bytes) == (0, 0, 0)
     assert "missing-file" in found.faults["a"]
+    assert len(estimate_text(found).splitlines()) == 2  # no figures of nothing

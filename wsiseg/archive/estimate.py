@@ -95,12 +95,15 @@ def estimate_text(found: Estimate) -> str:
     lines = [
         f"{found.slides:,} slides: {found.done:,} are done, {found.failed:,} have failed, "
         f"{found.to_run:,} are to be run",
-        f"  about {found.tissue_mm2:,.1f} mm² of tissue, {found.tiles:,} tiles, "
-        f"{found.cells:,} cells",
-        f"  about {found.minutes:,.1f} minutes with {found.workers} worker process(es), "
-        f"{found.bytes / 1e9:,.2f} GB of results",
-        f"  judged by {found.sampled:,} slides; nothing was written",
     ]
+    if found.to_run:
+        lines += [
+            f"  about {found.tissue_mm2:,.1f} mm² of tissue, {found.tiles:,} tiles, "
+            f"{found.cells:,} cells",
+            f"  about {found.minutes:,.1f} minutes with {found.workers} worker process(es), "
+            f"{found.bytes / 1e9:,.2f} GB of results",
+            f"  judged by {found.sampled:,} slides; nothing was written",
+        ]
     return "\n".join([*lines, *(f"  {name}: {why}" for name, why in found.faults.items())])
 
 

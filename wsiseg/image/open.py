@@ -300,7 +300,8 @@ def _folder(path: Path | UrlPath) -> bytes:
     inside = sorted(names)[:3]
     raise UnsupportedFormatError(
         f"{path}: expected a slide, got a folder that is not a zarr (no zarr.json, .zattrs or "
-        f".zgroup; it holds {', '.join(inside) or 'nothing'}); name the file inside it"
+        f".zgroup; it holds {', '.join(inside) or 'nothing'}); name the file inside it, or give "
+        "the folder to `wsiseg batch`"
     )
 
 
