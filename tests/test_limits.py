@@ -58,7 +58,7 @@ def test_version_1_in_a_container_and_outside(top: str, tmp_path: Path) -> None:
     files: dict[str, object] = {
         f"memory/{inside}/memory.limit_in_bytes": 2 * GB,
         f"memory/{inside}/memory.usage_in_bytes": GB,
-        f"memory/{inside}/memory.stat": f"cache 1\ntotal_inactive_file {GB // 2}",
+        f"memory/{inside}/memory.stat": f"inactive_file 0\ntotal_inactive_file {GB // 2}",
         f"cpu,cpuacct/{inside}/cpu.cfs_quota_us": 300000,
         f"cpu,cpuacct/{inside}/cpu.cfs_period_us": 100000,
         "memory/memory.limit_in_bytes": 9223372036854771712,

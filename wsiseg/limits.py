@@ -85,7 +85,8 @@ def _memory(group: Path) -> tuple[int | None, int]:
     """Limit and use of a group, bytes; what is only cached of files is not in use."""
     limit = _number(group, "memory.max", "memory.limit_in_bytes")
     used = _number(group, "memory.current", "memory.usage_in_bytes") or 0
-    for name in ("inactive_file ", "total_inactive_file "):
+    # version 1 has both, and the total is what belongs to its use
+    for name in ("total_inactive_file ", "inactive_file "):
         with suppress(OSError, ValueError, StopIteration):
             lines = (group / "memory.stat").read_text().splitlines()
             cached = next(line for line in lines if line.startswith(name))

@@ -37,6 +37,14 @@ def test_ids_made_for_rows_do_not_depend_on_the_batches(tmp_path):
     assert [str(b.id[0]) for b in read_batches(tmp_path / "x.parquet", 1)] == whole
 
 
+def test_ids_made_for_rows_do_not_depend_on_the_window(tmp_path):
+    cells = pd.concat([frame(), frame().translate(90).to_frame("geometry")])
+    cells.to_parquet(tmp_path / "x.parquet", write_covering_bbox=True, row_group_size=2)
+    (whole,) = read_batches(tmp_path / "x.parquet")
+    found = Cells.open(tmp_path / "x.parquet").meeting((80, 0, 100, 1))
+    assert found.id.tolist() == whole.id[2:].tolist()
+
+
 def test_cells_without_ids_have_a_table(tmp_path):
     frame(area=[1.5, np.nan]).to_parquet(tmp_path / "x.parquet")
     cells = Cells.open(tmp_path / "x.parquet")

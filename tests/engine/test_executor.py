@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from wsiseg.engine.executor import Dask, Executor, Serial, Threads
-from wsiseg.errors import ClusterError, OutputError, RegionError
+from wsiseg.errors import ClusterError, OutputError, RegionError, SettingsError
 
 
 def square(x: int) -> int:
@@ -179,6 +179,38 @@ def test_an_item_that_hangs_is_convicted_and_its_worker_started_again(
     assert caught.value.cause == "timeout"
     assert sorted(done) == [x for x in range(12) if x != 7]
     assert len(list(dask.map(square, range(4)))) == 4
+
+
+@pytest.mark.timeout(120)
+def test_workers_that_are_at_work_for_others_do_not_hang(
+    dask: Dask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dask, "DEADLINE_S", 1)
+    there = set(dask.client.nthreads())
+    stream = dask.map(place, range(20))
+    next(stream)
+    how = {"priority": 100, "pure": False, "allow_other_workers": False}
+    others = [dask.client.submit(time.sleep, 4, workers=[w], **how) for w in there]
+    assert len(list(stream)) == 19
+    assert all(other.done() for other in others)
+    assert set(dask.client.nthreads()) == there  # none was started again
+
+
+def test_a_pause_of_who_takes_the_results_is_no_fault_of_workers(
+    dask: Dask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dask, "DEADLINE_S", 1)
+    there = set(dask.client.nthreads())
+    stream = dask.map(place, range(20))
+    next(stream)
+    time.sleep(2)
+    assert len(list(stream)) == 19
+    assert set(dask.client.nthreads()) == there
+
+
+def test_what_cannot_go_to_another_process_is_named(dask: Dask) -> None:
+    with pytest.raises(SettingsError, match=r"cannot go to another process .*lambda"):
+        list(dask.map(lambda x: x, [1]))
 
 
 def test_the_region_of_a_killed_worker_runs_on_another(dask: Dask, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ to its reader happens to that child, and never to the worker.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 
@@ -46,7 +47,7 @@ class Whole:
 
         Should nobody wait for the dask task ``key`` any more, the child is stopped.
         """
-        pool = _idle.pop() if _idle else Processes(1, self.timeout_s)
+        pool = _free() or Processes(1, self.timeout_s)
         pool.timeout_s = self.timeout_s
         _busy.append(key)
         try:
@@ -71,8 +72,15 @@ def at_work() -> int:
 
 def let_go() -> None:
     """End the children that wait for another slide."""
-    while _idle:
-        _idle.pop().close()
+    while pool := _free():
+        pool.close()
+
+
+def _free() -> Processes | None:
+    """An idle child, which from now on is the caller's; threads of this process ask at once."""
+    with suppress(IndexError):
+        return _idle.pop()
+    return None
 
 
 def _own(task: Task, threads: int) -> Task:

@@ -48,7 +48,8 @@ def read_batches(
         present = {*file.schema_arrow.names}
         wanted = [c for c in (ID, CLASS, NUCLEUS) if c in present] + [primary, *columns]
         first = 0
-        groups = [g for g in range(file.num_row_groups) if _may_meet(file.metadata, g, meeting)]
+        box = meeting if ID in present else None  # ids made for rows ask which row it is
+        groups = [g for g in range(file.num_row_groups) if _may_meet(file.metadata, g, box)]
         for rows in file.iter_batches(batch_size=size, columns=wanted, row_groups=groups):
             yield _batch(rows, primary, classes, first)
             first += rows.num_rows

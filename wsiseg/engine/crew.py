@@ -18,7 +18,7 @@ from typing import Any
 
 from wsiseg.engine.manifest import differences
 from wsiseg.engine.numerics import software
-from wsiseg.errors import ClusterError
+from wsiseg.errors import ClusterError, SettingsError
 
 __all__ = ["Crew", "Held", "Member", "identity_of"]
 
@@ -95,8 +95,9 @@ class Crew:
     ) -> None:
         self._client, self._resource = client, resource
         self._expected = identity_of(function)
+        data = _pickled(function)
         with _reached():
-            self._data = client.submit(bytes, pickle.dumps(function), pure=False)
+            self._data = client.submit(bytes, data, pure=False)
         self._members: dict[str, Member] = {}
         self.left_out = {} if left_out is None else left_out
         """Address -> why a worker is given nothing."""
@@ -138,6 +139,20 @@ class Crew:
         with _reached():
             return self._client.submit(work, member.held, item, key=key, **there, **need)
 
+    def is_busy(self, member: Member) -> bool:
+        """Whether a member is at work for others, so that our items wait for no fault of its own.
+
+        One that does not answer is not, nor one at what nobody waits for any more.
+        """
+        at, ours = member.address, {future.key for future in member.items}
+        with suppress(Exception):
+            scheduler, within = self._client.scheduler, {"callback_timeout": self.RESTART_S}
+            how = {"msg": {"op": "call_stack", "keys": None}, "workers": [at]}
+            running = set(self._client.sync(scheduler.broadcast, **how, **within)[at])
+            wanted = self._client.sync(scheduler.processing, workers=[at], **within)[at]
+            return not running & ours and not running.isdisjoint(wanted)
+        return False
+
     def give_up(self, member: Member, why: str) -> None:
         """Give a member nothing more; its nanny, if it has one, starts another in its place."""
         self._leave_out(member, why)
@@ -172,7 +187,7 @@ class Crew:
         """Items at once of new workers; 0 for one that lacks what is needed."""
         if self._resource is None:
             return {address: there[address] for address in new}
-        known = self._client.scheduler_info()["workers"]
+        known = self._client.scheduler_info(n_workers=-1)["workers"]  # else 5 by some releases
         slots = {a: int(known[a]["resources"].get(self._resource, 0)) for a in new if a in known}
         return {address: min(n, there[address]) for address, n in slots.items()}
 
@@ -192,10 +207,13 @@ class Crew:
         return (member for member in list(self._members.values()) if not member.fit)
 
     def _judge(self, member: Member) -> None:
-        """Take a member in, or leave it out."""
-        why = self._misfit(member)
+        """Take a member in, or leave it out; one whose answer is not here yet is left as it is."""
+        try:
+            why = self._misfit(member)
+        except TimeoutError:
+            return
         if why is None:
-            member.fit, self._had_fit, self._lost_unasked = True, True, 0
+            member.fit = self._had_fit = True
             return
         if member.said.cancelled():
             raise ClusterError("the scheduler of the cluster is lost")
@@ -207,16 +225,20 @@ class Crew:
         self._release(self._members.pop(member.address))
 
     def _misfit(self, member: Member) -> str | None:
-        """How it differs from this process."""
+        """How it differs from this process; TimeoutError where it cannot say so just now."""
         try:
             found = member.said.result(timeout=self.TURN_S)
-        except TimeoutError:  # it was there a moment ago; the next look tells
-            return "it does not answer"
+        except TimeoutError as error:
+            if member.said.status != "error":  # lost, or on a slow way: the next look tells
+                raise
+            return f"{type(error).__name__}: {error}"
         except Exception as error:  # of another version, or without the model: whatever that gives
             return f"{type(error).__name__}: {error}"
         return "; ".join(differences(self._expected, found)) or None
 
     def _check_hope(self) -> None:
+        if self.fit:
+            self._lost_unasked = 0
         if self._lost_unasked > self._LOST_UNASKED:
             raise ClusterError("workers of the cluster die when they load the model")
         if self._members:
@@ -237,6 +259,16 @@ class Crew:
     def _release(self, member: Member) -> None:
         with suppress(Exception):  # a scheduler that is gone has let go of all
             self._client.cancel([*member.items, member.said, member.held])
+
+
+def _pickled(function: Any) -> bytes:
+    try:
+        return pickle.dumps(function)
+    except Exception as error:  # whatever the __reduce__ of a slide or a model raises
+        raise SettingsError(
+            f"what is to be run cannot go to another process ({type(error).__name__}: {error}): "
+            "give slide and model as paths or names, or leave workers and scheduler out"
+        ) from error
 
 
 @contextmanager

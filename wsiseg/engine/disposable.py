@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import IO, TypeVar
 
 from wsiseg.errors import RegionError
 
@@ -78,12 +78,13 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # prints of libraries
     sys.path[:] = pickle.load(sys.stdin.buffer)  # before what only our parent can import
     with os.fdopen(answers, "wb") as file:
-        file.write(_answer(*pickle.load(sys.stdin.buffer)))
+        file.write(_answer(sys.stdin.buffer))
 
 
-def _answer(function: Callable[[Any], Any], item: Any) -> bytes:
+def _answer(call: IO[bytes]) -> bytes:
     """(error, result), pickled; an error that cannot travel is told by its name."""
     try:
+        function, item = pickle.load(call)
         return pickle.dumps((None, function(item)))
     except Exception as error:
         try:

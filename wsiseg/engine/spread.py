@@ -41,6 +41,7 @@ class Spread(Generic[T, R]):
         self._again: deque[int] = deque()
         self._died: Counter[int] = Counter()
         self._shares: Shares | None = None
+        self._judged = time.monotonic()
         self.suspects: list[int] = []
         """Numbers of items under which workers died or hung."""
 
@@ -55,10 +56,7 @@ class Spread(Generic[T, R]):
         """Give items to all who have room; whether there is anything left to wait for."""
         for member in self._crew.look():
             self._lost(member, 1)
-        for member in self._crew.fit:
-            if member.items and time.monotonic() - member.sign > self._deadline_s:
-                self._crew.give_up(member, f"finished nothing for {self._deadline_s:g} s")
-                self._lost(member, self._deaths)
+        self._judge()
         self._shares = self._shares or Shares(len(self._items), self._crew.addresses)
         for member in self._crew.fit:
             for _ in range(self._ahead * member.slots - len(member.items)):
@@ -71,6 +69,19 @@ class Spread(Generic[T, R]):
                 member.items[future], self._running[future] = number, member
                 future.add_done_callback(self._ended.put)
         return bool(self._running or self._again or self._shares.left)
+
+    def _judge(self) -> None:
+        """Give up members that hang; not for time in which we did not look, or were stopped."""
+        now = time.monotonic()
+        away, self._judged = now - self._judged > self._deadline_s / 2, now
+        for member in self._crew.fit:
+            if not member.items or now - member.sign <= self._deadline_s:
+                continue
+            if away or self._crew.is_busy(member):
+                member.sign = now
+            else:
+                self._crew.give_up(member, f"finished nothing for {self._deadline_s:g} s")
+                self._lost(member, self._deaths)
 
     def _next(self, member: Member) -> int | None:
         if self._again:
