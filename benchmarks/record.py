@@ -47,11 +47,16 @@ def processor() -> str:
 
 
 def commit() -> str:
-    """The commit that was measured, marked if the tree had changes."""
-    show = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    return subprocess.run(
-        show, capture_output=True, text=True, check=False, cwd=RESULTS.parent
-    ).stdout.strip()
+    """The commit that was measured, marked if the tree had changes other than results."""
+    changed = _git("status", "--porcelain", "--", ":/", f":!{RESULTS}")
+    return _git("describe", "--always", "--abbrev=12") + ("-dirty" if changed else "")
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(
+        ["git", *words], capture_output=True, text=True, check=False, cwd=RESULTS.parent
+    )
+    return done.stdout.strip()
 
 
 def save(name: str, result: dict[str, Any]) -> Path:
