@@ -186,6 +186,27 @@ def test_merging_waits_for_its_turn(folder: ArchiveFolder, monkeypatch: Any) -> 
         pass
 
 
+def test_a_lock_that_cannot_be_read_is_a_typed_error(folder: ArchiveFolder) -> None:
+    with folder.locked(None) as held:
+        (folder.work / "lock").unlink()
+        (folder.work / "lock").mkdir()  # of all errors of a storage the one that can be made
+        with pytest.raises(OutputError):
+            held.check()
+
+
+@pytest.mark.timeout(20)
+def test_who_is_to_stop_does_not_watch_whether_another_that_merges_is_dead(
+    folder: ArchiveFolder,
+) -> None:
+    with folder.merging():
+        path = folder.work / "merge" / "lock"
+        told = json.loads(path.read_bytes()) | {"host": "elsewhere"}
+    path.write_text(json.dumps(told))
+    os.utime(path, (0, 0))  # one that seems dead is watched for 33 s
+    with pytest.raises(LockedError, match="elsewhere"), folder.merging(lambda: False):
+        pass
+
+
 def test_a_link_as_a_slide_folder_leads_nowhere(folder: ArchiveFolder, tmp_path: Path) -> None:
     (folder.root / "slides" / "a").symlink_to(tmp_path)
     with pytest.raises(ForeignFolderError, match="link"):

@@ -97,3 +97,11 @@ def test_who_was_succeeded_while_it_seemed_dead_is_told_and_removes_nothing(stor
         lease.check()
     lease.release()
     assert store.get(NAME) == other
+
+
+@pytest.mark.timeout(120)
+def test_what_this_process_has_let_grow_stale_is_succeeded_when_it_is(store: Store) -> None:
+    Lease(store, NAME, FAST).release(silently=True)
+    began = time.monotonic()
+    Lease(store, NAME, FAST, lambda who: None).release()
+    assert time.monotonic() - began >= FAST.watch_s

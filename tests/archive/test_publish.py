@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -10,10 +12,12 @@ from typing import Any
 
 import pytest
 
+from wsiseg.archive.journal import Journal
 from wsiseg.archive.mirror import Mirror
 from wsiseg.archive.publish import Publishing
 from wsiseg.archive.records import Record
 from wsiseg.archive.tasks import Event, Task
+from wsiseg.engine.lock import identity
 
 FILES = {"cells.parquet": b"cells", "run.json": b"{}"}
 
@@ -122,3 +126,60 @@ def test_a_denied_request_is_told_without_a_key(bucket: Any, mirror: Mirror) -> 
     assert (event.fault.code, event.fault.archive) == ("read-only", True)
     assert "credentials" in event.fault.message
     assert "planted" not in json.dumps(event.fault.plain())
+
+
+@pytest.mark.timeout(100)
+def test_cells_of_a_slide_that_is_not_done_leave_the_data_set(bucket: Any, tmp_path: Path) -> None:
+    for slide_id in "ab":
+        bucket.put(f"cells/slide_id={slide_id}/cells.parquet", b"of earlier settings")
+    bucket.put(".wsiseg/archive.json", b"{}")
+    mirror = Mirror("s3://archives/night/one", None, tmp_path)
+    mirror.folder.claim()
+    with mirror.held():
+        mirror.pool(Instant(mirror), [Record("a", "failed"), Record("b", "done")])
+    assert [n for n in bucket.names() if "cells/" in n] == ["cells/slide_id=b/cells.parquet"]
+
+
+@pytest.mark.timeout(60)
+def test_records_are_published_though_something_else_cannot_be_read(
+    bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsiseg.archive.mirror._STATUS_S", 0.1)
+    mirror = Mirror("s3://archives/night/one", None, tmp_path)
+    mirror.folder.claim()
+    (mirror.folder.root / "status.json").mkdir()
+    with mirror.held():
+        time.sleep(2)
+        mirror.told(Record("a", "done"))
+        while ".wsiseg/done/a.json" not in bucket.names():
+            time.sleep(0.1)
+
+
+@pytest.mark.timeout(60)
+def test_a_store_that_hangs_does_not_keep_a_batch_that_is_to_stop(
+    bucket: Any, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsiseg.archive.mirror._LAST_PUTS_S", 1.0)
+    go_on = threading.Event()
+    bucket.before = lambda *_: go_on.wait(100)
+    (mirror.folder.root / "status.json").write_bytes(b"{}")
+    told = mirror.finish(lambda: None, lambda: "preempted")
+    go_on.set()
+    assert told is not None
+    assert "no answer" in told
+    assert mirror.is_sending
+
+
+@pytest.mark.timeout(60)
+def test_a_shard_that_must_not_make_the_tables_publishes_what_it_has_done(
+    bucket: Any, tmp_path: Path
+) -> None:
+    mirror = Mirror("s3://archives/night/one", (1, 2), tmp_path)
+    mirror.folder.claim()
+    with mirror.held():
+        bucket.put(".wsiseg/merge/lock", json.dumps(identity("m" * 32)).encode())
+        journal = Journal(mirror.folder.state((1, 2)), [Record("a", "done")])
+        journal.close()
+        told = mirror.finish(lambda: None, lambda: "preempted")
+    assert "is in use" in (told or "")
+    assert Record.of(json.loads(bucket.get(".wsiseg/shard-1-of-2/journal.jsonl"))).state == "done"

@@ -76,10 +76,29 @@ def test_create_and_replace_keep_what_others_have_put(bucket: Any, store: Store)
     store.remove("y")
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize(
-    "url", ["ftp://host/archive", "s3://", "https://host/archive", "s3://bucket/a?versionId=1"]
+    "answer",
+    [
+        ("412 Precondition Failed", b"<Error><Code>PreconditionFailed</Code></Error>"),
+        ("409 Conflict", b"<Error><Code>ConditionalRequestConflict</Code></Error>"),
+    ],
 )
-def test_a_place_where_objects_may_be_torn_is_refused(url: str) -> None:
+def test_a_refused_creation_is_told_however_the_store_words_it(
+    bucket: Any, store: Store, answer: tuple[str, bytes]
+) -> None:
+    bucket.answer = answer
+    assert not store.create("x", b"1")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("ftp://host/archive", "s3://", "https://host/archive", "s3://bucket/a?versionId=1"),
+        "memory://archive",
+    ],
+)
+def test_a_place_where_objects_may_be_torn_or_do_not_stay_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match="cannot hold an archive"):
         Store(url)
 

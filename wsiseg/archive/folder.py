@@ -58,8 +58,13 @@ class Held:
         return lock
 
     def check(self) -> None:
-        """Raise LockedError where another batch has taken one over, since this one seemed dead."""
-        if not all(lock.held for lock in self._locks):
+        """Raise LockedError where another batch has taken one over, since this one seemed dead.
+
+        OutputError where that cannot be seen.
+        """
+        with writing(self._root):
+            held = all(lock.held for lock in self._locks)
+        if not held:
             raise LockedError(
                 f"{self._root} was taken over by another batch, to which this one seemed dead: "
                 "this one writes no more; what it has stored is kept, and the other goes on with it"
@@ -143,9 +148,14 @@ class ArchiveFolder:
         folder = self.work / "merge"
         make_folder(folder)
         deadline = time.monotonic() + _MERGE_PATIENCE_S
+
+        def waiting(who: str) -> None:
+            if not patient():
+                raise LockedError(f"{self.root}: {who} makes the tables of all slides")
+
         while True:
             try:
-                lock = RunLock(folder)
+                lock = RunLock(folder, waiting=waiting)
                 break
             except LockedError:
                 if time.monotonic() > deadline or not patient():

@@ -27,6 +27,7 @@ __all__ = ["Lease", "lease_holder", "must_be_dead"]
 
 Waiting = Callable[[str], None]
 _SHARE = 0.75  # of the time after which others take over, for which silence is no danger
+_left = set[str]()  # tokens of those that this process has let grow stale
 
 
 class Lease:
@@ -70,6 +71,7 @@ class Lease:
         """Give it back, if it is still ours; ``silently``: let it grow stale instead."""
         self._stop.set()
         if silently:
+            _left.add(self._told["token"])
             return
         self._thread.join(self._heartbeat.every_s)
         with suppress(OutputError):
@@ -166,6 +168,8 @@ def _read(store: Store, name: str) -> dict[str, Any]:
 
 
 def _lives(told: dict[str, Any]) -> bool | None:
+    if told.get("token") in _left:
+        return None
     known = {name: value for name, value in told.items() if name != "beat"}
     try:
         return lives_here(known)

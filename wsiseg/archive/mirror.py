@@ -15,7 +15,8 @@ import queue
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -45,12 +46,14 @@ _KEPT = ".wsiseg/made.json"
 _MANIFEST = ".wsiseg/manifest.json"
 _STATUS = ("status.json", "status.parquet", "status.md")
 _STEP_S = 0.5
+_AT_ONCE = 16  # small requests
 _STATUS_S = 5.0
 _JOURNAL_S = 60.0
 _SHARE = 0.05  # of the time that may go into publishing journal and status
 _OTHERS_S = 300.0  # how old what is known of other shards may be
 _MERGE_PATIENCE_S = 600.0
 _LAST_S = 3.0
+_LAST_PUTS_S = 10.0  # for the state of a batch that is told to stop
 _PATIENCE_S = 60.0  # with a store that does not answer at the end
 
 
@@ -118,7 +121,7 @@ class Mirror:
                 yield
             finally:
                 self._stop.set()
-                thread.join(_LAST_S)
+                thread.join(0 if self.is_sending else _LAST_S)
                 self.is_sending |= thread.is_alive()
 
     def check(self) -> None:
@@ -132,12 +135,23 @@ class Mirror:
         return self._listing.is_intact(record)
 
     def pool(self, inner: Pool, own: Iterable[Record]) -> Pool:
-        """``inner``, whose slides are done when they are published; ``own``: all of this batch."""
+        """``inner``, whose slides are done when they are published; ``own``: all of this batch.
+
+        Slides that are not done are taken out of the data set of all cells, as in a folder. Raises
+        OutputError, LockedError.
+        """
+        assert self._listing is not None
+        undone = []
         for record in own:
             self._asked[record.slide_id] = record.asked
             if record.state == "done":
                 self._drop(record.slide_id)
+            elif self._listing.has_part(record.slide_id):
+                undone.append(part_name(record.slide_id))
         self._put_changed([f"{WORK}/{SETTINGS}"])  # from now on the store holds an archive
+        self.check()
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            list(threads.map(self.store.remove, undone))
         return Publishing(inner, self)
 
     def told(self, record: Record) -> None:
@@ -159,10 +173,10 @@ class Mirror:
                 pull(self.store, self.folder, self.folder.state(self._shard), others=True)
         except (OutputError, LockedError) as error:
             write()
-            return self._kept_here(error)
+            return self._published([], asked_to_stop) or self._kept_here(error)
         try:
             write()
-            return self._published(asked_to_stop)
+            return self._published([COHORT, SUMS], asked_to_stop)
         finally:
             if lease is not None:
                 lease.release()
@@ -181,12 +195,6 @@ class Mirror:
                 return dict(found["facts"])
         path.unlink(missing_ok=True)
         return None
-
-    def withdraw(self, slide_id: str) -> None:
-        """Take a slide that is to be made again out of the data set of all cells; OutputError."""
-        assert self._listing is not None
-        if self._listing.has_part(slide_id):
-            self.store.remove(part_name(slide_id))
 
     def publish(self, slide_id: str, facts: dict[str, Any], closing: threading.Event) -> bool:
         """Put all files of a slide, the data set last; False where ``closing`` came before.
@@ -252,9 +260,14 @@ class Mirror:
 
     def _merge_lease(self, asked_to_stop: Callable[[], str | None]) -> Lease:
         deadline = time.monotonic() + _MERGE_PATIENCE_S
+
+        def waiting(who: str) -> None:
+            if asked_to_stop():
+                raise LockedError(f"{self.store.url}: {who} makes the tables of all slides")
+
         while True:
             try:
-                return Lease(self.store, f"{WORK}/merge/{LOCK}", self._heartbeat)
+                return Lease(self.store, f"{WORK}/merge/{LOCK}", self._heartbeat, waiting)
             except LockedError:
                 if time.monotonic() > deadline or asked_to_stop():
                     raise
@@ -278,24 +291,50 @@ class Mirror:
                     if began >= due[put]:
                         put()
                         due[put] = began + max(period, (time.monotonic() - began) / _SHARE)
-            except (OutputError, LockedError):  # at the end it is said, if it stays so
+            except OSError:  # of the store or of this machine; at the end it is said, if it stays so
                 self._stop.wait(_STATUS_S)
 
-    def _published(self, asked_to_stop: Callable[[], str | None]) -> str | None:
+    def _published(
+        self, tables: Sequence[str], asked_to_stop: Callable[[], str | None]
+    ) -> str | None:
         """Publish what there is, at the end; why not, where the store does not answer for long."""
         deadline = time.monotonic() + _PATIENCE_S
         while True:
+            error = self._put_all(tables, asked_to_stop)
+            if error is None:
+                return None
+            if time.monotonic() > deadline or asked_to_stop():
+                self.is_sending = True  # what was sent last may arrive yet
+                return self._kept_here(error)
+            time.sleep(_STEP_S)
+
+    def _put_all(
+        self, tables: Sequence[str], asked_to_stop: Callable[[], str | None]
+    ) -> OSError | None:
+        """Put what there is; once asked to stop, a request that hangs is soon left behind."""
+        ended: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+
+        def put() -> None:
             try:
                 self._put_records()
-                self._put_changed([COHORT, SUMS])
+                self._put_changed(tables)
                 self._put_journal()
                 self._put_status()
-                return None
-            except OutputError as error:
-                if time.monotonic() > deadline or asked_to_stop():
-                    self.is_sending = True  # what was sent last may arrive yet
-                    return self._kept_here(error)
-                time.sleep(_STEP_S)
+            except Exception as error:
+                ended.put(error)
+            else:
+                ended.put(None)
+
+        threading.Thread(target=put, name="wsiseg-mirror-end", daemon=True).start()
+        patience = _LAST_S if self.is_sending else _LAST_PUTS_S
+        while patience > 0:
+            with suppress(queue.Empty):
+                error = ended.get(timeout=_STEP_S)
+                if isinstance(error, LockedError) or not isinstance(error, OSError | None):
+                    raise error
+                return error
+            patience -= _STEP_S if asked_to_stop() else 0.0
+        return OutputError(f"cannot reach {self.store.url}: no answer")
 
     def _kept_here(self, error: Exception) -> str:
         return f"{error} (what is not published yet is kept in {self.folder.root})"

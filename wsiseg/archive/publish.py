@@ -44,10 +44,6 @@ class Publisher(Protocol):
         """What the slide of a task came to before, if that still holds; else it is forgotten."""
         ...
 
-    def withdraw(self, slide_id: str) -> None:
-        """Take a slide that is to be made again out of the data set of all cells; OutputError."""
-        ...
-
     def keep(self, slide_id: str, facts: dict[str, Any]) -> None:
         """Note durably what a slide has come to, until it is published."""
         ...
@@ -80,11 +76,6 @@ class Publishing:
         if facts is not None:
             self._send(task.slide_id, facts)
             return
-        try:
-            self._mirror.withdraw(task.slide_id)
-        except OSError as error:
-            self._ended.put(Event("failed", task.slide_id, fault=fault_of(error)))
-            return
         self._inner.start(task)
 
     def wait(self, seconds: float) -> list[Event]:
@@ -99,7 +90,7 @@ class Publishing:
 
     def stop(self, grace_s: float) -> list[Event]:
         """End all; what is not sent in time is sent by the next batch."""
-        deadline = time.monotonic() + grace_s
+        deadline = time.monotonic() + grace_s - _LAST_S  # which ``close`` may take
         events = self._taken(self._inner.stop(grace_s))
         deadline = max(deadline, time.monotonic() + _LAST_S)
         while self._sent and time.monotonic() < deadline:

@@ -8,16 +8,17 @@ import os
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 from wsiseg.archive.config import Policy, checked_settings, read_config
 from wsiseg.archive.folder import Shard
-from wsiseg.archive.ids import check_id, stem_of
+from wsiseg.archive.ids import check_id, folded, stem_of
 from wsiseg.archive.records import Record
 from wsiseg.archive.rows import SlideRow, once_each, with_known_ids
 from wsiseg.archive.scan import rows_of
-from wsiseg.archive.stamp import hash_of
+from wsiseg.archive.stamp import EMPTY, Unreachable, hash_of, stamps_of
 from wsiseg.cores import cores
 from wsiseg.engine.fingerprint import sha256_of
 from wsiseg.engine.numerics import ALGORITHM
@@ -105,11 +106,13 @@ class Request:
         """
         records = sorted(known.values(), key=lambda record: record.state == "done")
         ids = {record.path: record.slide_id for record in records}
-        new = {r.slide_id for r in self.rows if not r.named and r.path not in ids}
+        new = {folded(r.slide_id) for r in self.rows if not r.named and r.path not in ids}
         paths = {row.path for row in self.rows}
-        taken = (known[i] for i in new & known.keys() if known[i].path not in paths)
-        taken_ids = [record.slide_id for record in taken if os.path.lexists(record.path)]
-        rows = with_known_ids(self.rows, ids, taken=taken_ids)
+        alike = [r for r in records if folded(r.slide_id) in new and r.path not in paths]
+        looks = stamps_of(record.path for record in alike)
+        there = (look is not None and look != Unreachable(EMPTY) for look in looks)
+        taken = (record.slide_id for record in compress(alike, there))
+        rows = with_known_ids(self.rows, ids, taken=taken)
         final = {row.slide_id for row in rows}
         made = {a.slide_id: b.slide_id for a, b in zip(self.rows, rows, strict=True)}
         only = (i if i in final else made.get(i, i) for i in self.only)

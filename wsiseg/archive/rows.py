@@ -72,9 +72,11 @@ def with_known_ids(
 
     Ids that are made of paths change when slides are added whose names are alike; without this a
     slide would be done a second time, under another id. A new one whose id one of the others has,
-    or is ``taken``, gets a hash.
+    or is ``taken``, gets a hash; one whose known id is now the name of another counts as new.
     """
     rows = list(rows)
+    named = {folded(row.slide_id) for row in rows if row.named}
+    known = {path: slide_id for path, slide_id in known.items() if folded(slide_id) not in named}
     kept = [row if row.named else replace(row, slide_id=known.get(row.path, "")) for row in rows]
     others = {folded(i) for i in (*taken, *(row.slide_id for row in kept)) if i}
     found = []

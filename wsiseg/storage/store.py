@@ -21,7 +21,7 @@ from wsiseg.storage.remote import UrlPath
 
 __all__ = ["Seen", "Store"]
 
-_WHOLE = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")
+_WHOLE = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 """Protocols of stores in which an object appears whole or not at all."""
 _CHUNK = 16 << 20  # bytes; of a larger file so many go in one request
 _AT_ONCE = 4  # of such requests
@@ -53,7 +53,7 @@ class Store:
         if protocol not in _WHOLE or not place or "?" in place:
             raise SettingsError(
                 f"{protocol}://... cannot hold an archive: expected a folder, or a URL such as "
-                f"s3://bucket/archive ({', '.join(_WHOLE[:-1])})"
+                f"s3://bucket/archive ({', '.join(_WHOLE)})"
             )
         self.url = url
         self._is_s3 = protocol in ("s3", "s3a")
@@ -120,8 +120,10 @@ class Store:
         with self._reaching(name):
             try:
                 self._files.pipe_file(self._path(name), data, mode="create")
-            except FileExistsError:
-                return False
+            except OSError as error:  # not every store says which condition failed, as S3 does
+                if isinstance(error, FileExistsError) or _code(error) in _CHANGED:
+                    return False
+                raise
             return True
 
     def replace(self, name: str, data: bytes, tag: str) -> bool:
@@ -226,7 +228,7 @@ def _sha256(path: Path) -> str:
 
 
 def _seen(info: dict[str, Any]) -> Seen:
-    tag = info.get("ETag") or info.get("etag") or info.get("created") or ""
+    tag = info.get("ETag") or info.get("etag") or ""
     modified = info.get("LastModified") or info.get("last_modified")
     return Seen(
         int(info["size"]),
