@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from wsiseg.engine.executor import Threads
+from wsiseg.image.open import open_slide
+from wsiseg.model.zoo import load_model
 from wsiseg.run import regions
 from wsiseg.run.job import Job
 from wsiseg.run.segment import run
@@ -48,6 +51,19 @@ def test_who_is_stopped_still_stores_the_regions_at_work(
     except Stopped:  # before its traceback lets go of the iterator
         stored = len(list((tmp_path / "out/.wsiseg/regions").glob("*.wsr")))
     assert stored == len(begun) >= 2
+
+
+def test_a_machine_with_another_file_at_the_path_is_of_another_kind(tmp_path: Path) -> None:
+    """Its regions would be mixed with ours: the slide of a node's own disk may be an old one."""
+    slide, work = tmp_path / "s.tiff", SimpleNamespace(model=load_model("hematoxylin"))
+    found = []
+    for seed in (0, 1, 0):
+        write_he_slide(slide, he_slide((131, 127), np.random.default_rng(seed)))
+        task = regions.StoredRegion(work, None, open_slide(slide))  # type: ignore[arg-type]
+        found.append(task.identity())
+    ours, other, same_later = found
+    assert ours == same_later
+    assert {name for name in ours if ours[name] != other[name]} == {"slide"}
 
 
 def test_no_time_is_negative_when_the_clock_steps_back(

@@ -12,12 +12,15 @@ import numpy as np
 
 from wsiseg.engine.clock import Clock
 from wsiseg.engine.executor import Dask, Executor, Serial, Threads
+from wsiseg.engine.fingerprint import fingerprint
 from wsiseg.engine.infer import PatchMaps
 from wsiseg.engine.numerics import numerics_class
 from wsiseg.engine.segment import RegionWork, in_bands, region_grid, regions_to_do, warm_up
 from wsiseg.engine.store import RegionStore, RunFolder
 from wsiseg.engine.tiles import Tiles
 from wsiseg.geometry import Tile, TileGrid
+from wsiseg.image.open import ARRAY
+from wsiseg.image.slide import Slide
 from wsiseg.run.job import Job
 from wsiseg.run.memory import Budget
 from wsiseg.run.plan import Plan
@@ -71,11 +74,17 @@ class StoredRegion:
     """How."""
     store: RegionStore
     """Where."""
+    slide: Slide
+    """Of what."""
 
-    def identity(self) -> dict[str, str]:
+    def identity(self) -> dict[str, str | None]:
         """What must be the same on every machine, so that all of the run's regions fit together."""
         model = self.work.model
-        return {"numerics": numerics_class(model), "model_sha256": model.spec.sha256}
+        return {
+            "numerics": numerics_class(model),
+            "model_sha256": model.spec.sha256,
+            "slide": _content(self.slide),
+        }
 
     def assist(self) -> None:
         """Help with the regions that are in work in this process; see ``PatchMaps.assist``."""
@@ -89,6 +98,17 @@ class StoredRegion:
         with clock("store"):
             self.store.save(number, found.arrays(), {"seconds": clock.seconds})
         return Done(number, len(found.objects), clock.seconds, (os.getpid(), peak_rss_bytes()))
+
+
+def _content(slide: Slide) -> str | None:
+    """What the file is that this machine has at the path of ``slide``.
+
+    None where it is no file: pixels in memory travel, what is read from a URL has the ETag that was
+    seen first, and listing a folder of 100,000 chunks is too much for each of many workers.
+    """
+    if slide.format == ARRAY or not os.path.isfile(slide.uri):
+        return None
+    return str(fingerprint(slide.uri)["content"])
 
 
 def compute(
@@ -114,7 +134,7 @@ def compute(
         budget.check(plan, side)  # it may be that of an earlier run
         maps = PatchMaps(plan.slide, plan.model, plan.space, plan.active, budget.memo)
         work = RegionWork(maps, plan.model, regions.grid)
-        task = StoredRegion(work, folder.store)
+        task = StoredRegion(work, folder.store, plan.slide)
         with _executor(job, plan, folder, budget, executor) as chosen:
             if not isinstance(chosen, Dask):
                 warm_up(plan.model, plan.slide)
