@@ -11,7 +11,7 @@ import pytest
 
 from wsiseg.archive.stamp import Look, Stamp, Unreachable, stamps_of
 from wsiseg.image.parts import series_uid
-from wsiseg.storage.remote import UrlPath
+from wsiseg.storage.remote import Info, UrlPath
 
 
 def stamp(path: Path | str, *, full: bool = False) -> Look:
@@ -191,3 +191,32 @@ def test_a_store_that_stumbles_is_asked_again(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.info", stumbles)
     assert isinstance(stamp("memory://stamps/a.svs"), Stamp)
+
+
+def test_one_object_that_cannot_be_looked_at_says_nothing_of_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory = fsspec.filesystem("memory")
+    urls = [f"memory://stamps/{i}/a.svs" for i in range(60)]
+    for url in urls:
+        memory.pipe(url, b"x")
+    real = type(memory).info
+
+    def refused(self: object, path: str, **how: object) -> object:
+        if path.endswith("/7/a.svs"):
+            raise RuntimeError
+        return real(self, path, **how)
+
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.info", refused)
+    found = list(stamps_of(urls))
+    assert [i for i, look in enumerate(found) if not isinstance(look, Stamp)] == [7]
+    assert isinstance(found[7], Unreachable)
+    monkeypatch.undo()
+    memory.rm("/stamps", recursive=True)
+
+
+def test_web_servers_are_not_asked_for_listings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UrlPath, "listed", lambda *_: pytest.fail("was listed"))
+    monkeypatch.setattr(UrlPath, "info", lambda _: Info(False, 50, "tag"))
+    urls = [f"https://host/{i}.svs" for i in range(20)]
+    assert list(stamps_of(urls)) == [Stamp(50, "50:tag")] * 20

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import pickle
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,20 @@ import tifffile
 import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from wsiseg.engine.fingerprint import fingerprint
-from wsiseg.errors import SettingsError, UnreadableSlideError, UnsupportedFormatError, WsisegError
+from wsiseg.errors import (
+    OutputError,
+    SettingsError,
+    UnreadableSlideError,
+    UnsupportedFormatError,
+    WsisegError,
+)
 from wsiseg.geometry import Box
 from wsiseg.image import open_slide
 from wsiseg.image.slide import Slide
-from wsiseg.storage import remote
+from wsiseg.storage import remote, staging
 from wsiseg.storage.staging import Staging
 
 H, W = 997, 1013
@@ -276,6 +285,62 @@ def test_a_slide_that_was_replaced_does_not_open_again(put: Any, tmp_path: Path)
     put(path)
     with pytest.raises(UnreadableSlideError, match="replaced"):
         pickle.loads(told)
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_what_is_replaced_while_it_is_copied_is_not_mixed_up(
+    remote: bool, put: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(noise((50, 60, 3))).save(path)
+    where, real = put(path) if remote else path, staging._fill
+
+    def filled(*args: Any) -> None:
+        real(*args)
+        monkeypatch.undo()
+        Image.fromarray(noise((50, 60, 3), 1)).save(path)
+        if remote:
+            put(path)
+
+    monkeypatch.setattr(staging, "_fill", filled)
+    cache = Staging.of(tmp_path / "cache", 10 << 20)
+    if remote:
+        with pytest.raises(UnreadableSlideError, match="replaced") as caught:
+            open_slide(where, staging=cache)
+        assert isinstance(caught.value.__cause__, OSError)
+        assert caught.value.__cause__.errno == errno.ESTALE
+    with open_slide(where, staging=cache) as slide:
+        assert np.array_equal(slide.read_level(0, Box((0, 0), (50, 60))), noise((50, 60, 3), 1))
+
+
+def test_slides_of_one_name_in_two_folders_have_two_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Staging.of(tmp_path / "cache", 10 << 20)
+    for number, name in enumerate("ab"):
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / "s.tif"
+        tifffile.imwrite(path, noise((50, 60, 3), number), photometric="rgb")
+        os.utime(path, (1e9, 1e9))
+        monkeypatch.chdir(path.parent)
+        with open_slide("s.tif", staging=cache) as slide:
+            found = slide.read_level(0, Box((0, 0), (50, 60)))
+        assert np.array_equal(found, noise((50, 60, 3), number))
+
+
+def test_no_room_for_a_skeleton_is_no_fault_of_the_slide(
+    put: Any, disk_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, noise((900, 900, 3)), tile=(64, 64), photometric="rgb")
+    url = put(path)
+    for folder in (disk_of(16), tmp_path / "nowhere"):
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        with pytest.raises(OutputError, match="TMPDIR") as caught:
+            open_slide(url)
+        assert caught.value.errno == errno.ENOSPC
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    open_slide(url).close()
 
 
 @pytest.mark.parametrize("name", ["nothing.svs", "empty.svs", "text.svs", "cut.tif", "loop.tif"])

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 from typing import Any
 
 import fsspec
@@ -14,6 +18,10 @@ from wsiseg.errors import MissingExtraError, SettingsError
 from wsiseg.storage.remote import UrlPath, asking
 
 DATA = bytes(range(256)) * 40
+
+
+class FileExpired(OSError):  # noqa: N818
+    """As that of s3fs, which says so where the ETag is another."""
 
 
 @pytest.fixture
@@ -63,7 +71,8 @@ def test_ranges_are_read_by_many_threads_at_once(memory: Any) -> None:
         (FileNotFoundError("SECRET"), FileNotFoundError, errno.ENOENT),
         (PermissionError("SECRET"), PermissionError, errno.EACCES),
         (TimeoutError("SECRET"), TimeoutError, errno.ETIMEDOUT),
-        (OSError(errno.EBUSY, "SECRET"), OSError, errno.ESTALE),
+        (FileExpired(errno.EBUSY, "SECRET"), OSError, errno.ESTALE),
+        (OSError(errno.EBUSY, "SECRET"), OSError, errno.EIO),  # too many requests
         (ValueError("SECRET"), OSError, errno.EIO),
     ],
 )
@@ -95,3 +104,93 @@ def test_a_package_that_is_not_installed_is_named(
     monkeypatch.setattr("fsspec.get_filesystem_class", absent)
     with pytest.raises(MissingExtraError, match=remedy):
         UrlPath(url).info()
+
+
+Web = Callable[..., str]
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    """A web server of one file that does what it is told; gives the URL."""
+    how: dict[str, Any] = {}
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            first, last = 0, len(DATA)
+            if how["ranges"] and "Range" in self.headers:
+                first, end = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+                last = end + 1
+            self.send_response(how["status"] if (first, last) == (0, len(DATA)) else 206)
+            for name, value in how["headers"].items():
+                self.send_header(name, value)
+            if how["size"]:
+                self.send_header("Content-Length", str(last - first))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(DATA[first:last])
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    Thread(target=server.serve_forever, daemon=True).start()
+
+    def told(
+        headers: dict[str, str] | None = None,
+        *,
+        ranges: bool = True,
+        size: bool = True,
+        status: int = 200,
+    ) -> str:
+        how.update(headers=headers or {}, ranges=ranges, size=size, status=status)
+        return f"http://127.0.0.1:{server.server_port}/a.svs"
+
+    yield told
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_web_server_that_tells_only_a_time_marks_versions(web: Web) -> None:
+    time = "Sat, 21 Nov 2026 20:00:00 GMT"
+    url = web({"Last-Modified": time})
+    assert UrlPath(url).info().mark == time
+    with closing(UrlPath(url).ranges()) as ranges:
+        assert (ranges.mark, ranges.read_at(300, 7)) == (time, DATA[300:307])
+
+
+@pytest.mark.parametrize("headers", [{}, {"Accept-Ranges": "none"}])
+def test_the_start_of_a_file_is_never_taken_for_a_range(web: Web, headers: dict[str, str]) -> None:
+    path = UrlPath(web(headers, ranges=False))
+    assert path.read(0, 7) == DATA[:7]
+    with pytest.raises(OSError, match="ranges") as caught:
+        path.read(300, 7)
+    assert caught.value.errno == errno.ENOTSUP
+    with closing(path.ranges()) as ranges, pytest.raises(OSError, match=r"ranges|ValueError"):
+        ranges.read_at(300, 7)
+
+
+def test_a_size_that_is_not_told_is_not_zero(web: Web) -> None:
+    with pytest.raises(OSError, match="size") as caught:
+        UrlPath(web(size=False)).info()
+    assert caught.value.errno == errno.ENOTSUP
+
+
+@pytest.mark.parametrize(
+    ("status", "number"), [(404, errno.ENOENT), (403, errno.EACCES), (500, errno.EIO)]
+)
+def test_a_web_server_that_refuses_is_not_a_missing_file(
+    web: Web, status: int, number: int
+) -> None:
+    with pytest.raises(OSError, match=":") as caught:
+        UrlPath(web(status=status)).info()
+    assert caught.value.errno == number
+
+
+def test_a_web_server_that_is_gone_is_not_a_missing_file() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(OSError, match=":") as caught:
+        UrlPath(f"http://127.0.0.1:{port}/a.svs").info()
+    assert caught.value.errno == errno.EIO

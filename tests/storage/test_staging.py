@@ -158,6 +158,51 @@ def test_a_copy_whose_maker_was_killed_is_made_anew(cache: Staging, tmp_path: Pa
     assert hashlib.sha256(found).digest() == hashlib.sha256(b"\1" * SIZE).digest()
 
 
+def test_what_was_half_removed_still_counts_and_goes_first(cache: Staging, tmp_path: Path) -> None:
+    for number in (1, 2):
+        cache.copy([slide(tmp_path, number)], "where").close()
+
+    def killed(path: Path) -> None:
+        if not path.name == "data":
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.shutil, "rmtree", lambda path, **_: killed(Path(path)))
+        with pytest.raises(KeyboardInterrupt):
+            cache.copy([slide(tmp_path, 3), slide(tmp_path, 4)], "where")
+    assert copies(cache.folder) == {1, 2}  # one of them without its entry.json
+    cache.copy([slide(tmp_path, 3), slide(tmp_path, 4), slide(tmp_path, 5)], "where").close()
+    assert copies(cache.folder) == {3, 4, 5}
+
+
+def test_folders_of_others_in_the_staging_folder_stay(cache: Staging, tmp_path: Path) -> None:
+    theirs = cache.folder / "mine"
+    theirs.mkdir()
+    (theirs / "size").write_text("large")
+    for number in (1, 2, 3, 4):
+        cache.copy([slide(tmp_path, number)], "where").close()
+    assert (theirs / "size").read_text() == "large"
+
+
+def test_a_copy_that_fails_is_removed_while_nobody_else_looks(
+    cache: Staging, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = []
+
+    def removed(entry: Path) -> None:
+        held = module._try(cache.folder / "lock", exclusive=True)
+        free.append(held is not None)
+        real(entry)
+
+    real = module._remove
+    monkeypatch.setattr(module, "_remove", removed)
+    first = slide(tmp_path, 1)
+    with pytest.raises(UnreadableSlideError):
+        cache.copy([Member(first.path, first.name, first.size + 1, first.mark)], "where")
+    assert free == [False]
+    assert copies(cache.folder) == set()
+
+
 def test_a_full_disk_is_an_error_of_the_folder(disk_of, tmp_path: Path) -> None:
     from wsiseg.errors import OutputError
 

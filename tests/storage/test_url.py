@@ -53,6 +53,9 @@ def test_absolute_paths_of_a_remote_manifest_are_of_this_machine() -> None:
     "url",
     [
         "s3://KEY:TOKEN@bucket/a.svs",
+        "s3://KEY:ab/TOKEN@bucket/a.svs",
+        "abfs://c@host/a.svs?sv=1&sig=TOKEN",
+        "https://host/a.svs?sig=a@TOKEN",
         "http://user:TOKEN@host:80/a.svs",
         "https://host/a.svs?X-Amz-Signature=TOKEN",
         "https://host?sig=TOKEN",
@@ -62,6 +65,19 @@ def test_a_url_with_keys_is_refused_without_repeating_them(url: str) -> None:
     with pytest.raises(SettingsError, match="environment") as caught:
         absolute(url)
     assert "TOKEN" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sftp://user@host:22/a@b.svs",
+        "s3://arn:aws:s3:eu-west-1:1:accesspoint/name/a@b.svs",
+        "s3://bucket/a:b@c.svs",
+        "s3://bucket/case?=*.svs",
+    ],
+)
+def test_names_with_odd_signs_are_no_keys(url: str) -> None:
+    assert absolute(url) == url
 
 
 @pytest.mark.parametrize("url", ["file://host/a.svs", "file://a.svs", "file://"])

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import stat
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ _LOOKS = 16  # at once: a network file system answers many as fast as one
 _SHARE = 64  # files that a thread looks at in a row
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 _SILENT = (errno.EIO, errno.ETIMEDOUT)
-_PATIENCE = 5  # questions in a row that a store leaves without an answer
+_PATIENCE = 5  # questions for one slide, and slides in a row, that a store leaves unanswered
 _MANY = 8  # of a share in one remote folder: then it is listed
 _COUNTED = 2000  # files of a folder whose sizes are added up, to order slides by size
 
@@ -93,19 +93,27 @@ class _Folders:
         self._lock = Lock()
         self._known: dict[str, _Once] = {}
         self._expected: set[str] = set()
-        self._unanswered: Counter[str] = Counter()
+        self._unanswered: defaultdict[str, set[str]] = defaultdict(set)
 
-    def answered(self, store: str, answer: bool) -> None:
-        """Tell whether a store has answered."""
-        self._unanswered[store] = 0 if answer else self._unanswered[store] + 1
+    def answered(self, store: str) -> None:
+        """Tell that a store has answered."""
+        self._unanswered[store] = set()
+
+    def unanswered(self, store: str, path: str) -> None:
+        """Tell that it has not, when it was asked for ``path``."""
+        self._unanswered[store].add(path)
 
     def is_silent(self, store: str) -> bool:
-        """Whether it has not answered so often that asking for each slide would take hours."""
-        return self._unanswered[store] >= _PATIENCE
+        """Whether it has answered for none of so many that to ask for each would take hours."""
+        return len(self._unanswered[store]) >= _PATIENCE
 
     def expect(self, paths: Iterable[str]) -> None:
-        """Prepare for looks at ``paths``: a listing is cheaper than many single questions."""
-        counts = Counter(parent_of(path) for path in paths if is_url(path))
+        """Prepare for looks at ``paths``: a listing is cheaper than many single questions.
+
+        Web servers are asked for each: what they list, if at all, has neither sizes nor times.
+        """
+        listed = (p for p in paths if is_url(p) and not p.startswith(("http://", "https://")))
+        counts = Counter(map(parent_of, listed))
         self._expected |= {folder for folder, count in counts.items() if count >= _MANY}
 
     def info(self, path: UrlPath) -> Info:
@@ -159,15 +167,17 @@ def _look(path: str, full: bool, folders: _Folders) -> Look:
 
 def _look_at_url(path: str, full: bool, folders: _Folders) -> Look:
     store = "/".join(path.split("/")[:3])
-    while not folders.is_silent(store):
+    for _ in range(_PATIENCE):
+        if folders.is_silent(store):
+            break
         try:
             found: Look = _at_url(UrlPath(path), full, folders)
         except OSError as error:
             if error.errno in _SILENT:
-                folders.answered(store, False)
+                folders.unanswered(store, path)
                 continue
             found = _absent(path, error)
-        folders.answered(store, True)
+        folders.answered(store)
         return found
     return Unreachable(f"{store} does not answer")
 

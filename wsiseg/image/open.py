@@ -30,7 +30,7 @@ from wsiseg.errors import (
 from wsiseg.image.level import DECODE_ERRORS, Contents
 from wsiseg.image.parts import Place, members_of
 from wsiseg.image.slide import MAX_MPP, MIN_MPP, Slide
-from wsiseg.storage.remote import UrlPath
+from wsiseg.storage.remote import Info, UrlPath
 from wsiseg.storage.staging import Staging
 from wsiseg.storage.url import absolute, is_url
 
@@ -97,7 +97,7 @@ def open_slide(
     where = Path(text)
     head = _head(where)
     if staging is not None and head:
-        contents = _copied_or_there(where, scene, z, staging)
+        contents = _copied_or_there(Path(os.path.abspath(where)), scene, z, staging)
     else:
         contents = _contents(where, head, scene, z)
     reopen = (_reopen, (os.path.abspath(where), given, scene, z, staging))
@@ -118,7 +118,7 @@ def _open_url(
         found = _zarr_mark(where) if info.is_dir else info.mark
         if mark not in (None, found):
             raise OSError(errno.ESTALE, "replaced since it was opened first", where.url)
-        contents = _contents_at(where, info.is_dir, scene, z, staging)
+        contents = _contents_at(where, info, scene, z, staging)
     except WsisegError:
         raise
     except OSError as error:
@@ -129,9 +129,9 @@ def _open_url(
 
 
 def _contents_at(
-    where: UrlPath, is_dir: bool, scene: int | None, z: int | None, staging: Staging | None
+    where: UrlPath, info: Info, scene: int | None, z: int | None, staging: Staging | None
 ) -> Contents:
-    if is_dir:
+    if info.is_dir:
         _folder(where)
         return _zarr_contents(where, scene, z)
     head = where.read(0, HEAD)
@@ -140,7 +140,11 @@ def _contents_at(
     if _is_tiff(Path(), head):
         from wsiseg.image.ranges import tiff_contents
 
-        contents = tiff_contents(where, where.ranges(), scene, z)
+        ranges = where.ranges()
+        if (ranges.size, ranges.mark) != (info.size, info.mark):
+            ranges.close()
+            raise OSError(errno.ESTALE, "replaced while it was opened", where.url)
+        contents = tiff_contents(where, ranges, scene, z)
         if contents is not None:
             return contents
     return _copied(where, scene, z, staging or Staging.of())
@@ -162,8 +166,12 @@ def _zarr_mark(where: UrlPath) -> str:
 
 def _copied(where: Place, scene: int | None, z: int | None, staging: Staging) -> Contents:
     """Contents of a copy, which stays for as long as they do."""
-    copy = staging.copy(members_of(where), str(where), _forget_reopened)
+    members = members_of(where)
+    copy = staging.copy(members, str(where), _forget_reopened)
     try:
+        if members_of(where) != members:  # what is said of the slide from now on is not of the copy
+            changed = OSError(errno.ESTALE, "replaced while it was copied", str(where))
+            raise UnreadableSlideError(f"{where}: {changed.strerror}") from changed
         contents = _contents(copy.path, _head(copy.path), scene, z, shown=str(where))
     except BaseException:
         copy.close()

@@ -6,10 +6,11 @@ skeleton of a TIFF and choose by it. What they would read themselves is to be co
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from wsiseg.errors import UnreadableSlideError, UnsupportedFormatError
+from wsiseg.errors import OutputError, UnreadableSlideError, UnsupportedFormatError
 from wsiseg.image.level import DECODE_ERRORS, Contents
 from wsiseg.storage.remote import Ranges, UrlPath
 
@@ -24,26 +25,49 @@ def tiff_contents(
 ) -> Contents | None:
     """Contents of a TIFF that are read by ``ranges``; None where it has to be copied.
 
-    Raises UnreadableSlideError, with the OSError behind it, where storage does not answer.
+    Raises UnreadableSlideError, with the OSError behind it, where storage does not answer, and
+    OutputError where the skeleton cannot be written. ``ranges`` are closed with the contents.
     """
-    with TemporaryDirectory(prefix="wsiseg-") as folder:
-        skeleton = Path(folder) / path.name
-        try:
-            from wsiseg.image.formats._skeleton import write_skeleton
-
-            write_skeleton(ranges.read_at, ranges.size, skeleton)
-            contents = _opened(skeleton, ranges, scene, z)
-        except UnreadableSlideError:
-            return None
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
+    try:
+        with TemporaryDirectory(prefix="wsiseg-") as folder:
+            contents = _by_skeleton(Path(folder) / path.name, ranges, scene, z)
+    except OSError as error:
+        ranges.close()
+        reason = error.strerror or type(error).__name__
+        if error.filename == path.url:
             raise UnreadableSlideError(f"{path}: cannot be read: {reason}") from error
-        except DECODE_ERRORS:  # damaged: readers of a copy say how
-            return None
-    if contents is not None and contents.format not in _KINDS:
-        contents.close()
+        raise _no_room(error) from error
+    if contents is not None and contents.format in _KINDS:
+        return contents
+    ranges.close()
+    return None
+
+
+def _by_skeleton(
+    skeleton: Path, ranges: Ranges, scene: int | None, z: int | None
+) -> Contents | None:
+    from wsiseg.image.formats._skeleton import write_skeleton
+
+    try:
+        write_skeleton(ranges.read_at, ranges.size, skeleton)
+        return _opened(skeleton, ranges, scene, z)
+    except UnreadableSlideError:
         return None
-    return contents
+    except OSError:
+        raise
+    except DECODE_ERRORS:  # damaged: readers of a copy say how
+        return None
+
+
+def _no_room(error: OSError) -> OutputError:
+    reason = error.strerror or type(error).__name__
+    found = OutputError(
+        f"cannot write a temporary file for the directories of a slide: {reason}: free some space, "
+        "or choose another folder for temporary files (TMPDIR)"
+    )
+    # no folder at all (ENOENT) is said of none that can be written
+    found.errno = errno.ENOSPC if error.errno == errno.ENOENT else error.errno
+    return found
 
 
 def _opened(path: Path, ranges: Ranges, scene: int | None, z: int | None) -> Contents | None:

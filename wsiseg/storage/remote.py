@@ -2,8 +2,8 @@
 
 Nothing that was asked is kept, since objects may be replaced at any time. Every failure is an
 OSError that names the URL and the kind of the failure: FileNotFoundError, PermissionError, ESTALE
-(replaced since it was opened), ETIMEDOUT, otherwise EIO. What the library said is dropped: it may
-quote addresses and keys.
+(replaced since it was opened), ETIMEDOUT, ENOTSUP (a web server without ranges, or that tells no
+size), otherwise EIO. What the library said is dropped: it may quote addresses and keys.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from wsiseg.storage.url import absolute, name_of, parent_of
 __all__ = ["Info", "Ranges", "UrlPath", "asking"]
 
 _TAGS = ("ETag", "etag", "content_md5", "md5Hash")
-_TIMES = ("LastModified", "last_modified", "mtime", "updated", "modified", "created")
+_TIMES = (
+    *("LastModified", "last_modified", "Last-Modified"),
+    *("mtime", "updated", "modified", "created"),
+)
 _EXTRAS = {"s3": "s3", "s3a": "s3"}  # protocol -> extra of ours that brings its package
 _CHUNK = 8 << 20  # bytes of one request, where all of an object is read
 
@@ -82,7 +85,10 @@ class UrlPath:
         """What it is now; FileNotFoundError where there is nothing."""
         with asking(self.url):
             files, path = self.opened()
-            return Info.of(files.info(path))
+            told = files.info(path)
+        if told.get("size") is None and told.get("type") != "directory":  # some web servers
+            raise OSError(errno.ENOTSUP, "its server does not tell its size", self.url)
+        return Info.of(told)
 
     def is_file(self) -> bool:
         """Whether it is a file."""
@@ -105,7 +111,10 @@ class UrlPath:
             if offset == 0 and count is None:
                 return bytes(files.cat_file(path))
             end = None if count is None else offset + count
-            return bytes(files.cat_file(path, start=offset, end=end))
+            data = bytes(files.cat_file(path, start=offset, end=end))
+        if count is None or len(data) <= count:
+            return data
+        return _must_begin(data, offset, self.url)[:count]
 
     def listed(self) -> dict[str, Info]:
         """Name -> what it is, of the files and folders in it."""
@@ -181,6 +190,8 @@ class Ranges:
             with asking(self._path.url):
                 data = bytes(self._fetch(offset, stop))
         self.count += len(data)
+        if len(data) > stop - offset:
+            _must_begin(data, offset, self._path.url)
         return data[: stop - offset]
 
     def chunks(self) -> Iterator[bytes]:
@@ -207,17 +218,33 @@ def asking(url: str) -> Iterator[None]:
         raise _told(error, url) from None
 
 
-def _told(error: Exception, url: str) -> OSError:
+def _must_begin(data: bytes, offset: int, url: str) -> bytes:
+    """``data``, of which there is more than was asked for: all of the file, so from its start."""
+    if offset:
+        raise OSError(errno.ENOTSUP, "its server does not give ranges of bytes", url)
+    return data
+
+
+def _told(error: BaseException, url: str) -> OSError:
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and cause is not None and _is_of_http(cause):
+        return _told(cause, url)  # fsspec calls so whatever a web server says
     number = error.errno if isinstance(error, OSError) else None
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
+    status = getattr(error, "status", None)  # of HTTP
+    if isinstance(error, FileNotFoundError | NotADirectoryError) or status in (404, 410):
         return FileNotFoundError(errno.ENOENT, "no such file", url)
-    if isinstance(error, PermissionError):
+    if isinstance(error, PermissionError) or status in (401, 403):
         return PermissionError(errno.EACCES, "access denied", url)
-    if number in (errno.EBUSY, errno.ESTALE):  # s3fs: the ETag is not that of the opened file
+    if type(error).__name__ == "FileExpired" or number == errno.ESTALE:  # s3fs: another ETag
         return OSError(errno.ESTALE, "replaced while it was read", url)
     if isinstance(error, TimeoutError):
         return OSError(errno.ETIMEDOUT, "no answer", url)
-    return OSError(errno.EIO, type(error).__name__, url)
+    busy = number == errno.EBUSY  # s3fs: too many requests
+    return OSError(errno.EIO, "the storage is busy" if busy else type(error).__name__, url)
+
+
+def _is_of_http(error: BaseException) -> bool:
+    return isinstance(error, TimeoutError) or type(error).__module__.startswith("aiohttp")
 
 
 def _kind(protocol: str) -> Any:

@@ -19,11 +19,12 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -47,6 +48,7 @@ FOLDER_VARIABLE, BYTES_VARIABLE = "WSISEG_STAGING", "WSISEG_STAGING_BYTES"
 DEFAULT_BYTES = 64 << 30  # or half of the disk, if that is less
 PATIENCE_S = 600.0  # for others to let go of copies that fill the folder
 _CHUNK = 8 << 20
+_NAME = re.compile(r"[0-9a-f]{32}")  # of a copy: other folders are somebody's
 _checked: set[tuple[str, int]] = set()  # copies whose bytes this process has compared
 _checked_lock = Lock()
 
@@ -143,7 +145,7 @@ class Staging:
                 if held is None:
                     return "made"
                 os.close(held)
-                shutil.rmtree(entry)  # somebody died over it
+                _remove(entry)  # somebody died over it
             if not self._made_room(size):
                 return "full"
             entry.mkdir(mode=0o700)  # slides show labels of patients
@@ -171,7 +173,9 @@ class Staging:
         except BaseException:
             with suppress(OSError):
                 if empty:
-                    shutil.rmtree(entry, ignore_errors=True)
+                    with _locked(self.folder / "lock"):  # others would take it for a dead one's
+                        _remove(entry)
+            with suppress(OSError):
                 os.close(descriptor)
             raise
         return Staged(entry / "data" / members[0].name, descriptor)
@@ -183,7 +187,8 @@ class Staging:
             os.close(descriptor)
 
     def _made_room(self, size: int) -> bool:
-        entries = [path for path in self.folder.iterdir() if (path / "size").exists()]
+        ours = (path for path in self.folder.iterdir() if _NAME.fullmatch(path.name))
+        entries = [path for path in ours if (path / "size").exists()]
         sizes = {path: int((path / "size").read_text() or 0) for path in entries}
         total = sum(sizes.values())
         for path in sorted(entries, key=_last_use):
@@ -191,8 +196,10 @@ class Staging:
                 break
             held = _try(path / "lock", exclusive=True)
             if held is not None:
-                shutil.rmtree(path)
-                os.close(held)
+                try:
+                    _remove(path)
+                finally:
+                    os.close(held)
                 total -= sizes[path]
         return total + size <= self.limit
 
@@ -257,11 +264,10 @@ def _chunks(member: Member) -> Iterator[bytes]:
 
 def _stream(member: Member) -> Iterator[bytes]:
     if isinstance(member.path, UrlPath):
-        ranges = member.path.ranges()
-        if ranges.mark != member.mark:
-            raise OSError(errno.ESTALE, "replaced while it was read", str(member.path))
-        yield from ranges.chunks()
-        ranges.close()
+        with closing(member.path.ranges()) as ranges:
+            if ranges.mark != member.mark:
+                raise OSError(errno.ESTALE, "replaced while it was read", str(member.path))
+            yield from ranges.chunks()
         return
     with member.path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -288,6 +294,13 @@ def _is_sound(entry: Path) -> bool:
     with _checked_lock:
         _checked.add(key)
     return True
+
+
+def _remove(entry: Path) -> None:
+    """Remove a copy, its size at last: what is left by one killed over it still counts."""
+    (entry / "entry.json").unlink(missing_ok=True)
+    shutil.rmtree(entry / "data", ignore_errors=True)
+    shutil.rmtree(entry)
 
 
 def _last_use(entry: Path) -> float:

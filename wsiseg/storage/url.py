@@ -16,7 +16,11 @@ from wsiseg.errors import SettingsError
 __all__ = ["absolute", "is_url", "name_of", "parent_of"]
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+)://")
-_KEYS = re.compile(r"://[^/]*:[^/]*@")  # user:password@
+# user:password@; a password may have slashes, and what follows a colon may be a port, or an ARN
+_KEYS = re.compile(r"://([^/]*:[^/]*@|(?!arn:)[^/:]*:(?!\d*/)[^@]*@)")
+_SIGNED = re.compile(
+    r"[?&](x-(amz|goog)-)?(sig|signature|credential|(security-)?token|delegation|password)=", re.I
+)
 _HTTP = ("http", "https")
 
 
@@ -46,11 +50,11 @@ def absolute(text: str | os.PathLike[str], base: str | os.PathLike[str] = "") ->
     scheme, rest = match[1].lower(), text[match.end() :]
     if scheme == "file":
         return _local(text, rest)
-    shown = f"{scheme}://{rest.rpartition('@')[2].partition('/')[0].partition('?')[0]}/..."
-    if _KEYS.match(text, len(match[1])) or (scheme in _HTTP and "?" in rest):
+    signed = _SIGNED.search(rest) or (scheme in _HTTP and "?" in rest)
+    if signed or _KEYS.match(text, len(match[1])):
         raise SettingsError(
-            f"{shown}: a URL with a password or a signature in it would be written into results: "
-            "leave it out, and give keys by the environment or the configuration of fsspec"
+            f"{scheme}://...: a URL with a password or a signature in it would be written into "
+            "results: leave it out, and give keys by the environment or the configuration of fsspec"
         )
     return f"{scheme}://{rest.rstrip('/')}"
 

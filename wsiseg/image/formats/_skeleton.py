@@ -135,6 +135,11 @@ class _Blocks:
         if fetched > max(_SMALL, self.size // _SHARE):
             raise UnsupportedFormatError("its TIFF directories are scattered all over the file")
         at = first * _BLOCK
-        data = self._read_at(at, min(blocks * _BLOCK, self.size - at))
-        os.pwrite(self._descriptor, data, at)
+        count = min(blocks * _BLOCK, self.size - at)
+        data = memoryview(self._read_at(at, count))
+        if len(data) != count:
+            raise UnsupportedFormatError("it is shorter than was told")
+        while data:  # what lacks would read as zeros: a disk that gets full takes a part
+            written = os.pwrite(self._descriptor, data, at)
+            data, at = data[written:], at + written
         self._here.update(range(first, first + blocks))
