@@ -48,7 +48,7 @@ def processor() -> str:
 
 def commit() -> str:
     """The commit that was measured, marked if the tree had changes other than results."""
-    changed = _git("status", "--porcelain", "--", ":/", f":!{RESULTS}")
+    changed = _git("status", "--porcelain", "--", ":/", ":(top,exclude)benchmarks/results")
     return _git("describe", "--always", "--abbrev=12") + ("-dirty" if changed else "")
 
 
