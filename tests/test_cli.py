@@ -275,6 +275,17 @@ def test_version_is_printed() -> None:
     assert wsiseg("--version").stdout.startswith("wsiseg 0.")
 
 
+def test_a_name_in_another_encoding_is_printed(
+    slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = tmp_path / os.fsdecode(b"s\xff.tiff")
+    odd.symlink_to(slide)
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")  # as in most languages
+    done = wsiseg("info", odd)
+    assert done.returncode == OK, done.stderr
+    assert "s\\udcff.tiff" in done.stdout
+
+
 def test_a_closed_pipe_is_no_traceback(slide: Path) -> None:
     command = f"{sys.executable} -m wsiseg info {slide} | head -1; sleep 0.1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)

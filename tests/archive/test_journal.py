@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from wsiseg.archive.journal import JOURNAL, Journal, newest, read_journal
 from wsiseg.archive.records import STATES, Record
+from wsiseg.errors import RunFolderError
 
 RECORDS = st.builds(
     Record,
@@ -66,6 +68,28 @@ def test_lines_of_nobody_are_passed_over(line: bytes, tmp_path: Path) -> None:
     Journal(tmp_path, [Record("a", "done")]).close()
     with (tmp_path / JOURNAL).open("ab") as file:
         file.write(line + b"\n")
+    assert [*read_journal(tmp_path)] == ["a"]
+
+
+def test_a_journal_that_cannot_be_read_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / JOURNAL).mkdir()
+    with pytest.raises(RunFolderError, match="EISDIR"):
+        read_journal(tmp_path)
+
+
+def test_a_journal_that_is_replaced_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Journal(tmp_path, [Record("a", "done")]).close()
+    answers = [OSError(errno.ESTALE, "stale"), (tmp_path / JOURNAL).read_bytes()]
+
+    def read(_: Path) -> bytes:
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(Path, "read_bytes", read)
     assert [*read_journal(tmp_path)] == ["a"]
 
 

@@ -6,6 +6,7 @@ crash can only be the last, and is passed over.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -14,11 +15,13 @@ from typing import Any
 
 from wsiseg.archive.records import Record
 from wsiseg.atomic import atomic_write, writing
+from wsiseg.errors import RunFolderError
 
 __all__ = ["JOURNAL", "Journal", "line_of", "newest", "read_journal", "records_in"]
 
 JOURNAL = "journal.jsonl"
 
+_TRIES = 5
 _EMPTY: tuple[Any, ...] = (None, "", [], {})  # what a record has where nothing is said
 
 
@@ -46,11 +49,19 @@ class Journal:
 
 
 def read_journal(folder: Path) -> dict[str, Record]:
-    """Slide id -> last record; {} where there is no journal."""
-    try:
-        return records_in((folder / JOURNAL).read_bytes())
-    except FileNotFoundError:
-        return {}
+    """Slide id -> last record; {} where there is no journal, RunFolderError for an unreadable."""
+    path = folder / JOURNAL
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            return records_in(path.read_bytes())
+        except FileNotFoundError:
+            break
+        except OSError as error:
+            # over NFS, what another machine replaces meanwhile
+            if error.errno != errno.ESTALE or not tries_left:
+                name = errno.errorcode.get(error.errno or 0, type(error).__name__)
+                raise RunFolderError(f"{path}: cannot be read ({name})") from error
+    return {}
 
 
 def records_in(data: bytes) -> dict[str, Record]:

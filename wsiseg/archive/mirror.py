@@ -291,7 +291,7 @@ class Mirror:
                     if began >= due[put]:
                         put()
                         due[put] = began + max(period, (time.monotonic() - began) / _SHARE)
-            except OSError:  # of the store or of this machine; at the end it is said, if it stays so
+            except OSError:  # also of this machine; at the end it is said, if it stays so
                 self._stop.wait(_STATUS_S)
 
     def _published(

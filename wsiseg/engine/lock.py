@@ -125,8 +125,8 @@ class RunLock:
         self._stop.set()
         self._thread.join()
         os.close(self._file)
-        if self.held:
-            with suppress(OSError):
+        with suppress(OSError):
+            if self.held:
                 self.path.unlink()
 
     def __enter__(self) -> RunLock:
