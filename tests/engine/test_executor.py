@@ -123,6 +123,11 @@ class Assisted:
         self.helped.set()
 
 
+@pytest.mark.parametrize("workers", [0, -1])
+def test_no_number_of_threads_leaves_items_out(workers: int) -> None:
+    assert sorted(Threads(workers).map(square, range(3))) == [(0, 0), (1, 1), (2, 4)]
+
+
 def test_threads_without_an_item_assist_the_others() -> None:
     found = dict(Threads(2).map(Assisted(8), range(9)))
     assert found[8]
@@ -185,12 +190,12 @@ def test_an_item_that_hangs_is_convicted_and_its_worker_started_again(
 def test_workers_that_are_at_work_for_others_do_not_hang(
     dask: Dask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dask, "DEADLINE_S", 1)
+    monkeypatch.setattr(dask, "DEADLINE_S", 2)
     there = set(dask.client.nthreads())
     stream = dask.map(place, range(20))
     next(stream)
     how = {"priority": 100, "pure": False, "allow_other_workers": False}
-    others = [dask.client.submit(time.sleep, 4, workers=[w], **how) for w in there]
+    others = [dask.client.submit(time.sleep, 5, workers=[w], **how) for w in there]
     assert len(list(stream)) == 19
     assert all(other.done() for other in others)
     assert set(dask.client.nthreads()) == there  # none was started again
@@ -199,11 +204,11 @@ def test_workers_that_are_at_work_for_others_do_not_hang(
 def test_a_pause_of_who_takes_the_results_is_no_fault_of_workers(
     dask: Dask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dask, "DEADLINE_S", 1)
+    monkeypatch.setattr(dask, "DEADLINE_S", 2)
     there = set(dask.client.nthreads())
     stream = dask.map(place, range(20))
     next(stream)
-    time.sleep(2)
+    time.sleep(3)
     assert len(list(stream)) == 19
     assert set(dask.client.nthreads()) == there
 
@@ -272,6 +277,17 @@ def test_workers_started_by_an_unguarded_script_are_a_named_error(tmp_path: Path
     )
     assert "SettingsError" in done.stderr
     assert 'if __name__ == "__main__":' in done.stderr
+
+
+def test_a_scheduler_that_is_lost_before_the_first_item_is_named() -> None:
+    class Lost:
+        def nthreads(self) -> None:
+            raise OSError("ConnectionPool closing.")
+
+    executor = Dask(scheduler="tcp://127.0.0.1:1")
+    executor.client = Lost()
+    with pytest.raises(ClusterError, match="lost: ConnectionPool closing"):
+        _ = executor.processes
 
 
 def test_a_scheduler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

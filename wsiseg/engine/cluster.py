@@ -12,7 +12,7 @@ from typing import Any
 
 from wsiseg.errors import ClusterError, SettingsError
 
-__all__ = ["TLS_FILES", "Cluster", "security", "still_wanted"]
+__all__ = ["TLS_FILES", "Cluster", "reached", "security", "still_wanted"]
 
 TLS_FILES = ("ca", "cert", "key")
 """What TLS takes: files (PEM) of the authority, and of our certificate and its key."""
@@ -75,7 +75,8 @@ class Cluster:
     @property
     def processes(self) -> int:
         """Worker processes that there are now, at least 1."""
-        return max(1, len(self.client.nthreads()))
+        with reached():
+            return max(1, len(self.client.nthreads()))
 
     @property
     def dashboard(self) -> str | None:
@@ -120,6 +121,15 @@ def still_wanted(key: str) -> bool:
 
     task = get_worker().state.tasks.get(key)
     return task is not None and task.state not in ("cancelled", "released", "forgotten")
+
+
+@contextmanager
+def reached() -> Iterator[None]:
+    """What is asked of the scheduler, which may be gone in many ways; ClusterError."""
+    try:
+        yield
+    except Exception as error:
+        raise ClusterError(f"the scheduler of the cluster is lost: {error}") from error
 
 
 @contextmanager

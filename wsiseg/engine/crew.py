@@ -11,11 +11,12 @@ import logging
 import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
+from wsiseg.engine.cluster import reached
 from wsiseg.engine.manifest import differences
 from wsiseg.engine.numerics import software
 from wsiseg.errors import ClusterError, SettingsError
@@ -96,7 +97,7 @@ class Crew:
         self._client, self._resource = client, resource
         self._expected = identity_of(function)
         data = _pickled(function)
-        with _reached():
+        with reached():
             self._data = client.submit(bytes, data, pure=False)
         self._members: dict[str, Member] = {}
         self.left_out = {} if left_out is None else left_out
@@ -136,7 +137,7 @@ class Crew:
         """The future of ``work(function, item)`` on a member, and on no other."""
         need = {} if self._resource is None else {"resources": {self._resource: 1}}
         there = {"workers": [member.address], "allow_other_workers": False, "pure": False}
-        with _reached():
+        with reached():
             return self._client.submit(work, member.held, item, key=key, **there, **need)
 
     def is_busy(self, member: Member) -> bool:
@@ -169,7 +170,7 @@ class Crew:
             self._client.cancel([self._data])
 
     def _meet(self) -> list[Member]:
-        with _reached():
+        with reached():
             there = self._client.nthreads()
             new = there.keys() - self._members.keys() - self.left_out.keys()
             slots = self._slots(there, new) if new else {}
@@ -198,7 +199,7 @@ class Crew:
             "pure": False,
             "priority": 1,
         }
-        with _reached():
+        with reached():
             held = self._client.submit(Held, self._data, **there)
             said = self._client.submit(identity_of, held, **there)
         return Member(address, slots, held, said)
@@ -269,12 +270,3 @@ def _pickled(function: Any) -> bytes:
             f"what is to be run cannot go to another process ({type(error).__name__}: {error}): "
             "give slide and model as paths or names, or leave workers and scheduler out"
         ) from error
-
-
-@contextmanager
-def _reached() -> Iterator[None]:
-    """What is asked of the scheduler, which may be gone in many ways; ClusterError."""
-    try:
-        yield
-    except Exception as error:
-        raise ClusterError(f"the scheduler of the cluster is lost: {error}") from error

@@ -54,7 +54,8 @@ class Threads:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
-        """May be set while it runs: what is at work is finished, more or less is begun."""
+        """May be set while it runs: what is at work is finished, more or less is begun. Less than
+        1 is taken for 1."""
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
         """(item, function(item)), as they finish."""
@@ -65,13 +66,14 @@ class Threads:
         helping: list[Future[None]] = []
         try:
             while True:
-                for item in islice(queue, max(0, self.workers - len(running))):
+                workers = max(1, self.workers)
+                for item in islice(queue, max(0, workers - len(running))):
                     running[pool.submit(named, function, item)] = item
                 if not running:
                     return
                 if assist := getattr(function, "assist", None):
                     helping = [future for future in helping if not future.done()]
-                    idle = self.workers - len(running) - len(helping)
+                    idle = workers - len(running) - len(helping)
                     helping += [pool.submit(assist) for _ in range(idle)]
                 for future in wait(running, self.TURN_S, FIRST_COMPLETED).done:
                     yield running.pop(future), future.result()
