@@ -115,7 +115,9 @@ gone.svs,0.5
     again = kit.batch(f"{SLIDES}/m.csv", out, "--json")
     assert not [line for line in asked if line.startswith("GET") and line.endswith("tiff")]
     here = tmp_path / "m.csv"
-    here.write_text(text.replace("\nb/", f"\n{SLIDES}/b/").replace("\np.", f"\n{SLIDES}/p."))
+    for name in ("b/", "p.", "gone."):
+        text = text.replace(f"\n{name}", f"\n{SLIDES}/{name}")
+    here.write_text(text)
     bucket.answer = ("403 Forbidden", b"<Error><Code>AccessDenied</Code></Error>")
     refused = kit.batch(here, out, "--json")
     for later in (again, refused):

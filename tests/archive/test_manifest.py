@@ -152,6 +152,7 @@ def test_columns_of_others_are_not_passed_on(tmp_path: Path) -> None:
         (["slide_id,path", "../../x,x.svs"], "line 2.*slide_id"),
         (["slide_id,path", "/etc/x,x.svs"], "slide_id"),
         (["slide_id,path", "nul,x.svs"], "Windows"),
+        (["slide_id,path", "a,file:///x%00.svs"], "line 2.*path"),
         (["slide_id,path,mpp", "a,x.svs,0.5", 'b,y.svs,"0,25"'], "line 3.*mpp"),
         (["slide_id,path,mpp", "a,x.svs,1e9"], "mpp"),
         (["slide_id,path,mpp", "a,x.svs,nan"], "mpp"),

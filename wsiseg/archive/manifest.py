@@ -199,13 +199,13 @@ def _default_ids(lines: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _row(where: str, values: dict[str, Any], slide_id: str, base: str) -> SlideRow:
-    path = values.get("path")
-    if not isinstance(path, str) or not path or "\0" in path:
-        raise InputFileError(f"{where}: path must be that of a slide, got {path!r}")
+    given = values.get("path")
     try:
-        path = absolute(path, base)
+        path = absolute(given, base) if isinstance(given, str) and given else "\0"
     except SettingsError as error:
         raise InputFileError(f"{where}: {error}") from error
+    if "\0" in path:
+        raise InputFileError(f"{where}: path must be that of a slide, got {given!r}")
     model = values.get("model") or None
     return SlideRow(
         check_id(slide_id, where),

@@ -148,7 +148,8 @@ class Mirror:
                 self._drop(record.slide_id)
             elif self._listing.has_part(record.slide_id):
                 undone.append(part_name(record.slide_id))
-        self._put_changed([f"{WORK}/{SETTINGS}"])  # from now on the store holds an archive
+        # from now on the store holds an archive, of which status tells
+        self._put_changed([f"{WORK}/{SETTINGS}", *_STATUS])
         self.check()
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             list(threads.map(self.store.remove, undone))

@@ -52,8 +52,10 @@ def absolute(text: str | os.PathLike[str], base: str | os.PathLike[str] = "") ->
         return _local(text, rest)
     signed = _SIGNED.search(rest) or (scheme in _HTTP and "?" in rest)
     if signed or _KEYS.match(text, len(match[1])):
+        where = re.split("[/?]", rest.rpartition("@")[2])[0]
+        shown = f"{where}/..." if "@" not in rest or "?" not in rest else "..."
         raise SettingsError(
-            f"{scheme}://...: a URL with a password or a signature in it would be written into "
+            f"{scheme}://{shown}: a URL with a password or a signature in it would be written into "
             "results: leave it out, and give keys by the environment or the configuration of fsspec"
         )
     return f"{scheme}://{rest.rstrip('/')}"
