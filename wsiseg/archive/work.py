@@ -21,6 +21,7 @@ from wsiseg.engine.store import FINAL_FILES
 from wsiseg.errors import DamagedFolderError, KeyMismatchError, RunFolderError
 from wsiseg.model.base import Model
 from wsiseg.model.zoo import load_model
+from wsiseg.pulse import beat
 from wsiseg.run.job import Job
 from wsiseg.run.plan import Plan, plan_of
 from wsiseg.run.report import Progress, peak_rss_bytes
@@ -84,7 +85,15 @@ def segment_slide(task: Task, models: Models, show: OnProgress, threads: Threads
         )
         # not Serial, even for one: the main thread must be free to be stopped
         executor = None if task.threads is None else threads
-        return run(job, told, executor=executor, notice=lambda _: None, began=began).facts
+        report = run(
+            job,
+            told,
+            executor=executor,
+            notice=lambda _: None,
+            began=began,
+            waiting=lambda _: beat(),  # a lost worker elsewhere: only its lock's silence tells
+        )
+        return report.facts
 
     try:
         facts = done(task.fresh)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -74,12 +74,14 @@ class RunFolder:
         grid: Mapping[str, Any],
         fresh: bool = False,
         resume: bool = True,
+        waiting: Callable[[str], None] | None = None,
     ) -> RunFolder:
         """Begin a run in ``path``, or go on with the run of the same ``key`` that is there.
 
         ``parts`` (what the key was made of) and ``grid`` (region size, lattice shape) are plain
         JSON. A resumed run keeps its stored ``grid``. ``fresh`` removes our own earlier files
-        first; without ``resume``, an earlier run of the same key is an error too.
+        first; without ``resume``, an earlier run of the same key is an error too. For ``waiting``
+        see RunLock.
 
         Raises ForeignFolderError, KeyMismatchError (says which parts differ), LockedError,
         OutputError, or RunFolderError (damaged manifest).
@@ -88,7 +90,7 @@ class RunFolder:
         with writing(root):
             must_be_ours(root)
         make_folder(root / WORK)
-        lock = RunLock(root / WORK)
+        lock = RunLock(root / WORK, waiting=waiting)
         try:
             asked = Manifest(key, plain(parts), plain(grid))
             stored = None if fresh else _stored(root, asked, resume)

@@ -65,12 +65,14 @@ def run(
     executor: Executor | None = None,
     notice: Callable[[str], None] = _log.warning,
     began: float | None = None,
+    waiting: Callable[[str], None] | None = None,
 ) -> Report:
     """Do ``job`` and return its record, which is also in ``run.json``.
 
     ``executor`` overrides the one that follows from the job's workers and scheduler. ``notice``
     is told what the user should know while it runs. ``began`` is the time (epoch seconds) from
-    which ``total`` and ``startup`` are counted; now by default.
+    which ``total`` and ``startup`` are counted; now by default. With ``waiting``, a holder of the
+    folder elsewhere is waited for until it shows life or counts as dead, see RunLock.
     """
     began = began or time.time()
     plan = plan_of(job)
@@ -87,6 +89,7 @@ def run(
             grid=plan.grid(budget.region(plan, job.region)),
             fresh=job.fresh,
             resume=job.resume,
+            waiting=waiting,
         ) as folder,
     ):
         if folder.grid_changed:
