@@ -3,6 +3,7 @@
 import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from threading import Barrier, Event, Lock, get_ident
 from typing import Any
 
@@ -232,6 +233,36 @@ def test_what_fails_in_a_helper_fails_the_box_it_helps_with() -> None:
     again = maps.maps(regions[0, 0], Clock(), regions).prob  # nothing is left half done
     fresh = maps_over((60, 60))[0].maps(regions[0, 0], Clock(), regions).prob
     assert np.array_equal(again, fresh)
+
+
+def test_a_patch_that_a_helper_could_not_claim_is_left_to_its_box() -> None:
+    """Else its maps were 0, without a word."""
+    maps, model = maps_over((60, 60))
+    box = Box((0, 0), (60, 60))
+    tile = Tile((0, 0), box, box)
+    reference = maps_over((60, 60))[0].maps(tile, Clock()).prob
+    claim, forward, main, begun, failed = maps._memo.claim, model.forward, [], Event(), Event()
+
+    def fail_elsewhere(index: tuple[int, ...], seen: int) -> Any:
+        if main and get_ident() != main[0]:
+            failed.set()
+            raise MemoryError
+        return claim(index, seen)
+
+    def hold_first(patches: np.ndarray) -> Maps:
+        main.append(get_ident())
+        begun.set()
+        assert failed.wait(60)
+        return forward(patches)
+
+    maps._memo.claim, model.forward = fail_elsewhere, hold_first
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(maps.maps, tile, Clock())
+        assert begun.wait(60)
+        with suppress(MemoryError):
+            maps.assist()
+        failed.set()
+        assert np.array_equal(found.result(60).prob, reference)
 
 
 def test_a_forward_without_memory_is_run_again_alone() -> None:

@@ -42,17 +42,19 @@ class Unbegun:
             patch = self._patches.popleft()
             return patch, *self._claim(patch)
 
-    def last(self, count: int) -> dict[Tile, Future[Any]]:
-        """At most ``count`` patches that the caller, a helper, now has to run."""
-        mine: dict[Tile, Future[Any]] = {}
+    def last(self, count: int, mine: dict[Tile, Future[Any]]) -> None:
+        """Put at most ``count`` patches into ``mine`` that the caller, a helper, now has to run.
+
+        Whatever it raises, a patch is either left to its box or among ``taken``.
+        """
         with self._lock:
             while self._patches and len(mine) < count:
-                patch = self._patches.pop()
+                patch = self._patches[-1]
                 future, is_mine = self._claim(patch)
-                self.taken.append((patch, future))
                 if is_mine:
                     mine[patch] = future
-        return mine
+                self.taken.append((patch, future))
+                self._patches.pop()
 
 
 class InWork:

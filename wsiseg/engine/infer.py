@@ -112,9 +112,10 @@ class PatchMaps:
         unbegun = self._in_work.longest()
         if unbegun is None:
             return False
-        claimed = unbegun.last(self._model.spec.batch)
+        claimed: dict[Tile, Future[Stack]] = {}
         clock = Clock()
         try:
+            unbegun.last(self._model.spec.batch, claimed)
             stacks = list(self._forward(list(claimed), clock)) if claimed else []
         except BaseException as error:
             self._memo.give_up(claimed, error)
