@@ -22,7 +22,7 @@ from record import finish
 
 import wsiseg
 from wsiseg.archive.batch import _open_book
-from wsiseg.archive.folder import ArchiveFolder
+from wsiseg.archive.place import place_of
 from wsiseg.archive.request import Request
 from wsiseg.archive.rows import SlideRow
 from wsiseg.engine.executor import Serial
@@ -86,11 +86,13 @@ def growth(slide: Path, count: int, folder: Path) -> dict[str, Any]:
     """Opening an archive of so many slides: states, journal and status files."""
     began = time.process_time()
     request = Request.of(rows_of(slide, count), model=MODEL, workers=8)
-    archive = ArchiveFolder(folder / f"rows{count}")
+    place = place_of(folder / f"rows{count}", request)
+    archive = place.folder
     archive.claim()
-    archive.settle(request.parts(), fresh=False)
-    book, _ = _open_book(request, archive, None)
-    book.close()
+    with archive.locked(None) as held:
+        archive.settle(request.parts(), fresh=False)
+        book, _ = _open_book(request, place, {}, held, None)
+        book.close()
     return {
         "slides": count,
         "cpu_s": round(time.process_time() - began, 2),

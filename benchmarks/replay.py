@@ -25,7 +25,7 @@ from wsiseg.model.base import LocalModel, Maps, ModelSpec
 from wsiseg.model.zoo import load_model
 from wsiseg.synth.pyramid import write_he_slide
 
-__all__ = ["BLOCK", "UNIT", "Replay", "make_block", "repeat", "replay"]
+__all__ = ["BLOCK", "UNIT", "Replay", "make_block", "repeat", "replay", "write_block"]
 
 BLOCK, PATCH = 4096, 512
 UNIT = 4 * BLOCK
@@ -50,11 +50,16 @@ class _Pixels:
         return self._rgb[np.ix_(rows, columns)]
 
 
-def make_block(folder: Path, side: int) -> None:
-    """Write ``block.tif``, UNIT px of blocks, and ``maps.npz``: the default model's maps of one."""
+def write_block(folder: Path, side: int) -> None:
+    """Write ``block.tif`` with the densest field of ``side`` px in each block."""
     (field,) = densest(plan_for(BIOPSY), side, 1)
     spacing = plan_for(BIOPSY).space.spacing[0]
     write_he_slide(folder / "block.tif", _Pixels(field.pixels, spacing))
+
+
+def make_block(folder: Path, side: int) -> None:
+    """Write ``block.tif``, UNIT px of blocks, and ``maps.npz``: the default model's maps of one."""
+    write_block(folder, side)
     plan = plan_for(folder / "block.tif")
     if plan.space.shape != (UNIT, UNIT):
         raise RuntimeError(f"the block must be its own lattice, got {plan.space.shape}")

@@ -1,7 +1,7 @@
 """Dask workers against one: area per second once all are warm.
 
-Each number of workers, of one thread each, works through the regions of a slide again and again
-until its time is up, each worker through those that a run gives it; counted are the regions that
+Each number of workers, of one thread each, works as in a run through the regions of a slide that is
+larger than its time allows: the densest field of the biopsy, repeated. Counted are the regions that
 end after the first ``--warm`` seconds, by the area of their patch cores. Several rounds in turn,
 since machines have moods. Workers remember patches that neighbouring regions share, each only its
 own: ``patches_over_needed`` tells how many went through the network for each that had to, and
@@ -13,16 +13,18 @@ python benchmarks/scaling.py [--workers 1 2] [--minutes 3] [--rounds 1] [--regio
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
-from math import lcm
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
 
 from biopsy import options_for, plan_for, slide_at
 from counting import Counting, Timed
 from record import finish
+from replay import repeat, write_block
 
 from wsiseg.engine.executor import Dask
 from wsiseg.engine.infer import PatchMaps, patch_grid
@@ -31,7 +33,7 @@ from wsiseg.geometry import Box, Tile
 from wsiseg.run.memory import Budget
 from wsiseg.run.plan import Plan
 
-PASSES = 1000  # over the slide: more than any time allows
+FIELD, TIMES = 3072, 3  # px of the field in each block, and units along a side: 2.4 Gpx, 190 mm²
 STAGES = ("read", "network", "decode")
 
 Told = dict[str, float]
@@ -44,22 +46,17 @@ def work_of(plan: Plan, region: int) -> Timed:
     return Timed(RegionWork(maps, model, region_grid(plan.space, plan.spec, region)), model)
 
 
-def passes(plan: Plan, workers: int, options: Namespace) -> list[Tile]:
-    """The regions of a run, each worker's share again and again.
-
-    A few at the end are left out, so that all shares are of one size.
-    """
-    grid = region_grid(plan.space, plan.spec, options.region)
+def in_order(plan: Plan, workers: int, region: int) -> list[Tile]:
+    """The regions as a run gives them out."""
+    grid = region_grid(plan.space, plan.spec, region)
     tiles = regions_to_do(grid, plan.space, plan.spec, plan.active)
-    band = Budget(None, workers, 0, None).band(plan, options.region)
-    kept = len(tiles) - len(tiles) % lcm(*options.workers)
-    ordered, share = list(in_bands(tiles, band, workers))[:kept], kept // workers
-    return [t for first in range(0, kept, share) for t in ordered[first : first + share] * PASSES]
+    return list(in_bands(tiles, Budget(None, workers, 0, None).band(plan, region), workers))
 
 
 def finished(plan: Plan, workers: int, options: Namespace) -> Iterator[tuple[float, Tile, Told]]:
     """When each region ended, seconds from the start, until the time is up."""
-    work, tiles = work_of(plan, options.region), passes(plan, workers, options)
+    work = work_of(plan, options.region)
+    tiles = in_order(plan, workers, options.region)
     with Dask(workers) as executor, closing(executor.map(work, tiles)) as done:
         began = time.perf_counter()
         for tile, told in done:
@@ -101,6 +98,19 @@ def owned(plan: Plan, box: Box) -> tuple[int, float]:
     return sum(inside for inside, _ in sizes), sum(inside / size for inside, size in sizes)
 
 
+@contextmanager
+def larger(options: Namespace) -> Iterator[Path]:
+    """A slide that nobody works through in the time."""
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        if options.quick:
+            yield stack.enter_context(slide_at(options.slide, quick=True))
+            return
+        folder = Path(name)
+        write_block(folder, FIELD)
+        repeat(folder / "block.tif", TIMES, folder / "slide.tif")
+        yield folder / "slide.tif"
+
+
 def gains(rounds: list[dict[str, Told]], key: str) -> dict[str, list[float]]:
     """Of each number of workers over the first, by round."""
     base, *more = rounds[0]
@@ -118,13 +128,13 @@ def main() -> None:
     if options.quick:
         options.region, options.minutes, options.warm = 512, 0.5, 0.0
     rounds = []
-    with slide_at(options.slide, quick=options.quick) as slide:
+    with larger(options) as slide:
         plan = plan_for(slide, options.model)
         for _ in range(options.rounds):
             rounds.append({str(n): measure(plan, n, options) for n in options.workers})
             print(json.dumps(rounds[-1], indent=2), flush=True)
     result = {key: getattr(options, key) for key in ("model", "region", "minutes", "warm")} | {
-        "slide": slide.name,
+        "slide": f"fields of {FIELD} px, repeated" if not options.quick else slide.name,
         "rounds": rounds,
         "gain": gains(rounds, "mpx_s"),
         "gain_in_patches": gains(rounds, "patches_s"),

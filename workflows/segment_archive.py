@@ -12,7 +12,7 @@ import wsiseg
 from wsiseg.errors import WsisegError
 
 
-def main(config: Path, slides: str, archive: Path) -> int:
+def main(config: Path, slides: str, archive: str) -> int:
     """Run or go on with the archive; 0 where every slide is done."""
     try:
         outcome = wsiseg.batch(slides, archive, config=config, on_change=tell)
@@ -21,7 +21,7 @@ def main(config: Path, slides: str, archive: Path) -> int:
         return 2
     for record in outcome.of("failed"):
         print(f"{record.slide_id}: {record.code}: {record.message}", file=sys.stderr)
-    cohort = pq.read_table(archive / "cohort.parquet").to_pandas()
+    cohort = pq.read_table(f"{archive}/cohort.parquet").to_pandas()
     columns = ["slide_id", "group", "cells", "tissue_mm2", "cells_per_mm2"]
     print(cohort[columns].to_string(index=False))
     return 0 if outcome.ok else 1
@@ -34,4 +34,4 @@ def tell(record) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])))
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3]))

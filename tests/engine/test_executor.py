@@ -177,7 +177,7 @@ def test_an_item_that_kills_its_process_is_convicted_and_all_others_are_done(das
 def test_an_item_that_hangs_is_convicted_and_its_worker_started_again(
     dask: Dask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dask, "DEADLINE_S", 3)
+    monkeypatch.setattr(dask, "DEADLINE_S", 6)
     done: list[int] = []
     with pytest.raises(RegionError, match=r"region 7 hangs") as caught:
         done.extend(x for x, _ in dask.map(hang_at_seven, range(12)))
@@ -190,12 +190,12 @@ def test_an_item_that_hangs_is_convicted_and_its_worker_started_again(
 def test_workers_that_are_at_work_for_others_do_not_hang(
     dask: Dask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dask, "DEADLINE_S", 2)
+    monkeypatch.setattr(dask, "DEADLINE_S", 4)
     there = set(dask.client.nthreads())
     stream = dask.map(place, range(20))
     next(stream)
     how = {"priority": 100, "pure": False, "allow_other_workers": False}
-    others = [dask.client.submit(time.sleep, 5, workers=[w], **how) for w in there]
+    others = [dask.client.submit(time.sleep, 9, workers=[w], **how) for w in there]
     assert len(list(stream)) == 19
     assert all(other.done() for other in others)
     assert set(dask.client.nthreads()) == there  # none was started again
@@ -204,11 +204,11 @@ def test_workers_that_are_at_work_for_others_do_not_hang(
 def test_a_pause_of_who_takes_the_results_is_no_fault_of_workers(
     dask: Dask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dask, "DEADLINE_S", 2)
+    monkeypatch.setattr(dask, "DEADLINE_S", 4)
     there = set(dask.client.nthreads())
     stream = dask.map(place, range(20))
     next(stream)
-    time.sleep(3)
+    time.sleep(5)
     assert len(list(stream)) == 19
     assert set(dask.client.nthreads()) == there
 

@@ -31,6 +31,12 @@ def test_paths_are_no_urls(text: str | Path) -> None:
     assert absolute(text) == os.path.abspath(text)
 
 
+@pytest.mark.parametrize("text", ["s3://b/k", "gs://b/k", "https://h/a.svs", "file:///a"])
+def test_a_url_that_became_a_path_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="give it as text"):
+        absolute(Path(text))
+
+
 @given(NAMES.filter(lambda name: name not in (".", "..")))
 def test_a_file_url_is_the_path_that_it_quotes(name: str) -> None:
     assert absolute(f"file:///folder/{quote(name)}") == f"/folder/{name}"

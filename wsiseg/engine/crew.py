@@ -132,13 +132,20 @@ class Crew:
         return list(self._members)
 
     def give(
-        self, member: Member, work: Callable[[Held, Any], Any], item: Any, key: str | None = None
+        self,
+        member: Member,
+        work: Callable[[Held, Any], Any],
+        item: Any,
+        key: str | None = None,
+        *,
+        priority: int = 0,
     ) -> Any:
         """The future of ``work(function, item)`` on a member, and on no other."""
         need = {} if self._resource is None else {"resources": {self._resource: 1}}
         there = {"workers": [member.address], "allow_other_workers": False, "pure": False}
+        how = {"key": key, "priority": priority}
         with reached():
-            return self._client.submit(work, member.held, item, key=key, **there, **need)
+            return self._client.submit(work, member.held, item, **how, **there, **need)
 
     def is_busy(self, member: Member) -> bool:
         """Whether a member is at work for others, so that our items wait for no fault of its own.

@@ -97,7 +97,8 @@ class Dask(Cluster):
     DEATHS = 2
     """Of workers under an item, after which it is run alone."""
     DEADLINE_S = 600.0
-    """Seconds without any result after which a worker hangs; an item run alone has as long."""
+    """Seconds without any result after which a worker hangs; an item run alone has as long. For
+    items of ``slowness`` 1, such as a region of 1536 px."""
 
     def __init__(
         self,
@@ -106,9 +107,10 @@ class Dask(Cluster):
         *,
         tls: Mapping[str, str] | None = None,
         resource: str | None = None,
+        slowness: float = 1.0,
     ) -> None:
         super().__init__(workers, scheduler, tls)
-        self._resource = resource
+        self._resource, self._slowness = resource, slowness
         self.left_out: dict[str, str] = {}
         """Address -> why a worker was given nothing, in the passes so far."""
 
@@ -123,11 +125,15 @@ class Dask(Cluster):
         crew = Crew(self.client, function, self._resource, self.left_out)
         with closing(crew):
             how = {"ahead": self.AHEAD, "deaths": self.DEATHS}
-            spread: Spread[T, R] = Spread(crew, things, **how, deadline_s=self.DEADLINE_S)
+            spread: Spread[T, R] = Spread(crew, things, **how, deadline_s=self._deadline_s)
             for number, result in spread.results():
                 yield things[number], result
         for number in spread.suspects:
             yield things[number], named(self._alone(function), things[number])
 
     def _alone(self, function: Callable[[T], R]) -> Callable[[T], R]:
-        return lambda item: alone(function, item, self.DEADLINE_S)
+        return lambda item: alone(function, item, self._deadline_s)
+
+    @property
+    def _deadline_s(self) -> float:
+        return self.DEADLINE_S * self._slowness

@@ -65,7 +65,8 @@ class Spread(Generic[T, R]):
                     break
                 if not member.items:
                     member.sign = time.monotonic()
-                future = self._crew.give(member, _do, self._items[number])
+                # before whole slides, each of which would keep a large one waiting for minutes
+                future = self._crew.give(member, _do, self._items[number], priority=1)
                 member.items[future], self._running[future] = number, member
                 future.add_done_callback(self._ended.put)
         return bool(self._running or self._again or self._shares.left)

@@ -28,6 +28,9 @@ from wsiseg.run.report import Progress, Report, peak_rss_bytes
 
 __all__ = ["OnProgress", "Regions", "compute"]
 
+_USUAL = 1536  # px: side of a region that workers of a cluster have their usual time for
+_VIEWS = 8  # of each patch, at most, where maps are averaged over mirror images
+
 OnProgress = Callable[[Progress], None]
 
 
@@ -162,7 +165,9 @@ def _executor(
     if job.scheduler is not None or job.workers:
         # the workers of a cluster say what they have; those started here share what there is
         resource = "GPU" if job.device == "cuda" and job.scheduler is not None else None
-        return Dask(job.workers or 1, job.scheduler, tls=job.tls, resource=resource)
+        slowness = max(1.0, (folder.grid["region"] / _USUAL) ** 2) * (_VIEWS if job.tta else 1)
+        how = {"tls": job.tls, "resource": resource, "slowness": slowness}
+        return Dask(job.workers or 1, job.scheduler, **how)
     if job.workers == 0:
         return nullcontext(Serial())
     return nullcontext(Threads(budget.threads(plan, folder.grid["region"])))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
 from urllib.request import url2pathname
 
 from wsiseg.errors import SettingsError
@@ -16,6 +16,7 @@ from wsiseg.errors import SettingsError
 __all__ = ["absolute", "is_url", "name_of", "parent_of"]
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+)://")
+_SQUEEZED = re.compile(r"(s3|s3a|gs|gcs|az|abfs|abfss|https?|file|memory):/(?!/)")
 # user:password@; a password may have slashes, and what follows a colon may be a port, or an ARN
 _KEYS = re.compile(r"://([^/]*:[^/]*@|(?!arn:)[^/:]*:(?!\d*/)[^@]*@)")
 _SIGNED = re.compile(
@@ -36,11 +37,14 @@ def is_url(text: str | os.PathLike[str]) -> bool:
 def absolute(text: str | os.PathLike[str], base: str | os.PathLike[str] = "") -> str:
     """``text``, relative to ``base`` (a folder, or the URL of one), as absolute path or URL.
 
-    Raises SettingsError for a URL that carries keys, and for ``file://`` of another host.
+    Raises SettingsError for a URL that carries keys, for ``file://`` of another host, and for a
+    Path made of a URL, which has lost a slash.
 
     >>> absolute("file:///a%20b.svs"), absolute("x/a.svs", "s3://bucket/slides")
     ('/a b.svs', 's3://bucket/slides/x/a.svs')
     """
+    if isinstance(text, PurePath) and _SQUEEZED.match(str(text)):
+        raise SettingsError(f"{text} was a URL before it became a Path: give it as text")
     text = os.fspath(text)
     match = _URL.match(text)
     if match is None:
