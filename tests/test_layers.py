@@ -15,7 +15,7 @@ ROOT = Path(wsiseg.__file__).parent
 # each room may import from the rooms of the rows above it, and from itself
 LAYERS = [
     {"errors", "jit", "limits", "pulse"},
-    {"atomic", "cores", "heap", "interrupt", "settings"},
+    {"atomic", "cores", "hashing", "heap", "interrupt", "settings"},
     {"storage"},
     {"geometry", "stain"},
     {"image", "cells", "model", "metrics"},

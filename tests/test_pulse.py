@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wsiseg.archive.sums import sha256_of
 from wsiseg.engine.fingerprint import fingerprint
+from wsiseg.hashing import sha256_of
 from wsiseg.image.open import open_slide
 from wsiseg.pulse import beat, felt
 from wsiseg.run.job import Job

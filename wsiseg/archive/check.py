@@ -11,8 +11,9 @@ from pathlib import Path
 from wsiseg.archive.dataset import part_of
 from wsiseg.archive.folder import ArchiveFolder
 from wsiseg.archive.pull import copy_of
-from wsiseg.archive.sums import SUMS, read_sums, sha256_of, sums_of
+from wsiseg.archive.sums import SUMS, read_sums, sums_of
 from wsiseg.errors import InputFileError
+from wsiseg.hashing import sha256_of
 from wsiseg.storage.url import absolute, is_url
 
 __all__ = ["Verdict", "verdict_text", "verify", "verify_archive"]

@@ -31,11 +31,12 @@ from wsiseg.archive.pool import Pool
 from wsiseg.archive.publish import Publishing
 from wsiseg.archive.pull import DONE, Listing, part_name, pull
 from wsiseg.archive.records import Record
-from wsiseg.archive.sums import SUMS, sha256_of
+from wsiseg.archive.sums import SUMS
 from wsiseg.archive.tasks import Task
 from wsiseg.atomic import atomic_write, make_folder
 from wsiseg.engine.lock import LOCK, Heartbeat
 from wsiseg.errors import ForeignFolderError, LockedError, OutputError
+from wsiseg.hashing import sha256_of
 from wsiseg.storage.store import Store
 
 __all__ = ["Mirror"]

@@ -20,9 +20,9 @@ from wsiseg.archive.rows import SlideRow, once_each, with_known_ids
 from wsiseg.archive.scan import rows_of
 from wsiseg.archive.stamp import EMPTY, Unreachable, hash_of, stamps_of
 from wsiseg.cores import cores
-from wsiseg.engine.fingerprint import sha256_of
 from wsiseg.engine.numerics import ALGORITHM
 from wsiseg.errors import SettingsError
+from wsiseg.hashing import sha256_of
 from wsiseg.limits import free_memory
 from wsiseg.model.shipped import shipped
 from wsiseg.model.weights import FILE_NAME
@@ -218,8 +218,7 @@ def _sha256(path: Path) -> str | None:
 @cache
 def _sha256_of(path: Path, *_: int) -> str:
     """Hash of a file; what else is given says when it must be read again."""
-    with path.open("rb") as file:
-        return sha256_of(file)
+    return sha256_of(path)
 
 
 def _workers(policy: Policy, settings: Mapping[str, Any], slides: int) -> int:

@@ -10,10 +10,10 @@ from wsiseg.archive.cohort import COHORT
 from wsiseg.archive.dataset import PART, part_of
 from wsiseg.archive.records import Record
 from wsiseg.atomic import atomic_write
-from wsiseg.engine import fingerprint
 from wsiseg.errors import InputFileError
+from wsiseg.hashing import sha256_of
 
-__all__ = ["SUMS", "read_sums", "sha256_of", "sums_of", "write_sums"]
+__all__ = ["SUMS", "read_sums", "sums_of", "write_sums"]
 
 SUMS = "SHA256SUMS"
 
@@ -62,9 +62,3 @@ def read_sums(root: Path) -> dict[str, str]:
         elif line:
             raise InputFileError(f"{path}, line {number}: damaged: got {line[:80]!r}")
     return found
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal; OSError."""
-    with path.open("rb") as file:
-        return fingerprint.sha256_of(file)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from wsiseg.archive.faults import InputChangedError
-from wsiseg.archive.sums import sha256_of
 from wsiseg.archive.tasks import Task
 from wsiseg.engine.executor import Threads
 from wsiseg.engine.fingerprint import fingerprint
@@ -19,6 +18,7 @@ from wsiseg.engine.infer import PatchMaps
 from wsiseg.engine.segment import RegionWork, region_grid, regions_to_do, warm_up
 from wsiseg.engine.store import FINAL_FILES
 from wsiseg.errors import DamagedFolderError, KeyMismatchError, RunFolderError
+from wsiseg.hashing import sha256_of
 from wsiseg.model.base import Model
 from wsiseg.model.zoo import load_model
 from wsiseg.pulse import beat

@@ -18,23 +18,23 @@ import stat
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.errors import UnreadableSlideError
+from wsiseg.hashing import sha256_of_rest
 from wsiseg.image.parts import data_folder, series_of
 from wsiseg.pulse import beat
 from wsiseg.storage.remote import Info, UrlPath
 from wsiseg.storage.url import absolute, is_url
 
-__all__ = ["SAMPLE", "fingerprint", "fingerprint_array", "sha256_of"]
+__all__ = ["SAMPLE", "fingerprint", "fingerprint_array"]
 
 SAMPLE = 1 << 20
 """Bytes hashed at the start and at the end of a file."""
 
-_BLOCK = 1 << 22
 _METADATA = (".json", ".zattrs", ".zarray", ".zgroup", ".zmetadata", ".ini", ".xml")
 _METADATA_LIMIT = 16 << 20  # bytes: what is larger is data, whatever it is called
 _SAMPLED_FILES = 16
@@ -96,15 +96,6 @@ def fingerprint_array(array: NDArray[Any]) -> dict[str, Any]:
     return _sealed("array", [{**part, "values": values.hexdigest()}])
 
 
-def sha256_of(file: BinaryIO) -> str:
-    """SHA-256 of what is left of ``file``, in hexadecimal, with a beat for every block; OSError."""
-    found = hashlib.sha256()
-    while block := file.read(_BLOCK):
-        found.update(block)
-        beat()
-    return found.hexdigest()
-
-
 def _sealed(kind: str, parts: Sequence[Part]) -> dict[str, Any]:
     """One part as it is, or the sum of several; with the two hashes."""
     lasting = [{k: v for k, v in part.items() if k not in _PASSING} for part in parts]
@@ -135,7 +126,7 @@ def _file(path: Path, full: bool) -> Part:
         }
         if full:
             file.seek(0)
-            part["full"] = sha256_of(file)
+            part["full"] = sha256_of_rest(file)
         after = os.fstat(file.fileno())
     if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
         raise ValueError(f"{path.name} changed while it was read: wait until it is complete")

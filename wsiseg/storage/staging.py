@@ -32,6 +32,7 @@ from typing import Any
 
 from wsiseg.atomic import atomic_write, make_folder
 from wsiseg.errors import OutputError, SettingsError, UnreadableSlideError, WsisegError
+from wsiseg.hashing import sha256_of
 from wsiseg.pulse import beat
 from wsiseg.storage.remote import UrlPath
 
@@ -286,9 +287,8 @@ def _is_sound(entry: Path) -> bool:
             path = entry / "data" / name
             if path.stat().st_size != size:
                 return False
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                    return False
+            if sha256_of(path) != digest:
+                return False
     except (OSError, ValueError, TypeError, AttributeError):
         return False
     with _checked_lock:

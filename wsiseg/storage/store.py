@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from wsiseg.errors import OutputError, SettingsError, WsisegError
+from wsiseg.hashing import sha256_of
 from wsiseg.storage.remote import UrlPath
 
 __all__ = ["Seen", "Store"]
@@ -108,7 +109,7 @@ class Store:
 
         Raises OSError where the file cannot be read.
         """
-        expected = _Expected(_pieces(path), path.stat().st_size, lambda: _sha256(path))
+        expected = _Expected(_pieces(path), path.stat().st_size, lambda: sha256_of(path))
         if seen is not None and (seen.size, seen.tag) == (expected.size, expected.tag):
             return
         with self._reaching(name):
@@ -220,11 +221,6 @@ def _pieces(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while data := file.read(_CHUNK):
             yield data
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _seen(info: dict[str, Any]) -> Seen:
