@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import re
-import signal
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any
 
+from wsiseg.engine.disposable import ended_by
 from wsiseg.errors import (
     ClusterError,
     ForeignFolderError,
@@ -110,11 +110,7 @@ def fault_of(error: BaseException) -> Fault:
 
 def death(status: int) -> Fault:
     """The fault of a process that ended by itself with the exit status ``status``."""
-    if status >= 0:
-        cause = f"exit status {status}"
-    else:
-        known = {int(s): s.name for s in signal.Signals}
-        cause = known.get(-status, f"signal {-status}")
+    cause = ended_by(status)
     hint = ", as the system does when memory runs out" if cause == "SIGKILL" else ""
     return Fault("quarantine", cause, f"its process ended by {cause}{hint}", again=True)
 

@@ -16,7 +16,7 @@ from typing import IO, TypeVar
 
 from wsiseg.errors import RegionError
 
-__all__ = ["alone", "end_with_parent", "main"]
+__all__ = ["alone", "end_with_parent", "ended_by", "main"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -53,8 +53,7 @@ def alone(function: Callable[[T], R], item: T, deadline_s: float) -> R:
 
 
 def _killed(where: object, status: int) -> RegionError:
-    known = {-int(number): number.name for number in signal.Signals}
-    how = known.get(status, f"exit status {status}")
+    how = ended_by(status)
     message = f"region {where} kills the process that works on it ({how}), also when alone"
     return _convicted(message, how)
 
@@ -63,6 +62,14 @@ def _convicted(message: str, cause: str) -> RegionError:
     error = RegionError(message)
     error.cause = cause
     return error
+
+
+def ended_by(status: int) -> str:
+    """What ended a process, by the status that ``subprocess`` tells: a signal, or itself."""
+    if status >= 0:
+        return f"exit status {status}"
+    known = {int(number): number.name for number in signal.Signals}
+    return known.get(-status, f"signal {-status}")
 
 
 def end_with_parent() -> None:
